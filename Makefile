@@ -1,0 +1,41 @@
+# make lab    open the notebooks in JupyterLab
+# make test   check everything: the package, the notebooks, the README
+# Both make .venv first, if it is not there, and install requirements.txt and minisd into it.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+.PHONY: lab test notebooks index mutants clean
+
+lab: .venv/.installed
+	.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_FLAGS)
+
+test: .venv/.installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pytest --nbval -n $(WORKERS) --dist loadfile
+
+# Run all notebooks again and store what they print and draw.
+notebooks: .venv/.installed
+	.venv/bin/python tools/notebooks.py
+
+# Write the index of equations into the README again.
+index: .venv/.installed
+	.venv/bin/python tools/equation_index.py
+
+# Plant one slip after another in the formulas and see that the tests catch each.
+mutants: .venv/.installed
+	.venv/bin/python tools/mutants.py
+
+clean:
+	rm -rf .venv minisd.egg-info
+
+# matplotlib is imported once so that its font cache is built here, not in a notebook's output.
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	"minisd needs Python 3.11 or later, this is %d.%d: try make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --disable-pip-version-check -q -r requirements.txt
+	.venv/bin/pip install --disable-pip-version-check -q --no-deps -e .
+	.venv/bin/python -c 'import matplotlib.pyplot'
+	@touch $@

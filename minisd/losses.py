@@ -1,0 +1,97 @@
+"""Training objectives: what eqs. 8, 12 and 14 of DDPM ask of an eps_model, for each sample.
+
+Every loss returns (b,), one number for each sample; the caller averages. t is one time for all or,
+as int64 (b,), a time for each. Noise comes in as `eps`, so a loss is a function, not a draw.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .equations import eps_loss_weight, forward_variance, q_sample, reverse_mean, simple_loss
+from .schedules import at
+
+
+def l_simple(eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: Tensor) -> Tensor:
+    """DDPM Algorithm 1, eq. 14: noise x0 to time t, ask for the noise, compare.
+
+        ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖² / d
+
+    x0, eps (b, ...) -> (b,).
+    Official: `p_losses`, `loss_simple`
+    """
+    return simple_loss(eps, eps_model(q_sample(x0, eps, at(ab, t, x0)), t))
+
+
+def l_weighted(
+    eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: Tensor, weight: Tensor
+) -> Tensor:
+    """L_simple times a weight for each time: weight[t], a line (T+1,) indexed by the paper's t.
+
+    Min-SNR's weights of `snr(ab)`, or eq. 12's, are such lines.
+    Official: `lvlb_weights`, `loss_vlb`
+    """
+    return at(weight, t, x0).flatten() * l_simple(eps_model, x0, t, eps, ab)
+
+
+def l_t(
+    eps_model: Callable,
+    x0: Tensor,
+    t: int,
+    eps: Tensor,
+    ab: Tensor,
+    variance: Callable = forward_variance,
+) -> Tensor:
+    """DDPM eqs. 5, 8, 12: one term of the variational bound, L_{t-1}, its constant C included.
+
+        t > 1:  KL(q(x_{t-1}|x_t,x_0) ‖ p_θ(x_{t-1}|x_t)) = w_t ‖ε - ε_θ‖² + d/2 (r - 1 - log r)
+        t = 1:  -log p_θ(x_0|x_1), a Gaussian density; here r = β̃_t/σ_t² and w_t is eq. 12's
+
+    x0, eps (b, ...); variance(ab_t, ab_s) = σ_t² -> (b,), in nats. fixed_small has σ_1 = 0: its L_0
+    is no density, and infinite.
+    """
+    ab_t, ab_s = ab[t], ab[t - 1]
+    x_t = q_sample(x0, eps, ab_t)
+    eps_theta = eps_model(x_t, t)
+    d = x0[0].numel()
+    var = variance(ab_t, ab_s)
+    if t == 1:
+        return gaussian_nll(x0, reverse_mean(x_t, eps_theta, ab_t, ab_s), var)
+    ratio = forward_variance(ab_t, ab_s) * (1 - ab_s) / (1 - ab_t) / var
+    constant = d / 2 * (ratio - 1 - ratio.log())
+    return eps_loss_weight(ab_t, ab_s, var) * d * simple_loss(eps, eps_theta) + constant
+
+
+def l_T(x0: Tensor, ab: Tensor) -> Tensor:
+    """DDPM eq. 5, first term: how far q(x_T|x_0) is from N(0, I). No network has a say in it.
+
+        KL(N(√ᾱ_T x_0, (1-ᾱ_T) I) ‖ N(0, I)) = ½ (ᾱ_T ‖x_0‖² - d ᾱ_T - d log(1-ᾱ_T))
+
+    x0 (b, ...) -> (b,), in nats.
+    """
+    d = x0[0].numel()
+    return (ab[-1] * (x0**2).flatten(1).sum(1) - d * ab[-1] - d * (1 - ab[-1]).log()) / 2
+
+
+def variational_bound(
+    eps_model: Callable,
+    x0: Tensor,
+    eps: Tensor,
+    ab: Tensor,
+    variance: Callable = forward_variance,
+) -> Tensor:
+    """DDPM eq. 5: L_T + L_{T-1} + ... + L_0, at least -log p_θ(x_0) on average over eps.
+
+    x0, eps (b, ...) -> (b,), in nats. The same eps serves every t. Calls the model T times.
+    """
+    terms = [l_t(eps_model, x0, t, eps, ab, variance) for t in range(1, len(ab))]
+    return l_T(x0, ab) + torch.stack(terms).sum(0)
+
+
+def gaussian_nll(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """-log N(x; mean, variance I), summed over each sample: (b, ...) -> (b,), in nats.
+
+    ½ ‖x - mean‖²/variance + d/2 log(2π variance)
+    """
+    return ((x - mean) ** 2 / variance + (2 * torch.pi * variance).log()).flatten(1).sum(1) / 2

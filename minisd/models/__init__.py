@@ -1,0 +1,1 @@
+"""Networks, and two stand-ins for one that need no training or hardly any (toy)."""

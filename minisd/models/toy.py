@@ -1,0 +1,98 @@
+"""Two small models to sample with: the ideal denoiser, exact and untrained, and an MLP to train."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class GaussianMixture:
+    """Σ_k w_k N(m_k, s_k² I): data whose every noised version is again a Gaussian mixture.
+
+    means (k, d) or (k, ...) for pictures; std a number or (k,), 0 for a finite set of pictures;
+    weights (k,), equal by default; labels int64 (k,), the class each component belongs to.
+    """
+
+    def __init__(self, means: Tensor, std=0.0, weights=None, labels=None):
+        k = len(means)
+        self.means = means
+        self.std = torch.as_tensor(std, dtype=means.dtype).expand(k)
+        weights = torch.ones(k, dtype=means.dtype) if weights is None else torch.as_tensor(weights)
+        self.weights = weights.to(means.dtype) / weights.sum()
+        self.labels = torch.arange(k) if labels is None else torch.as_tensor(labels)
+        if weights.shape != (k,) or self.labels.shape != (k,) or (weights < 0).any():
+            raise ValueError(f"weights and labels need one entry for each of the {k} means")
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n samples (n, ...) and their labels (n,)."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn((n, *self.means.shape[1:]), dtype=self.means.dtype, generator=generator)
+        std = self.std[k].reshape(-1, *[1] * (z.ndim - 1))
+        return self.means[k] + std * z, self.labels[k]
+
+
+class IdealDenoiser:
+    """The best possible ε_θ for a Gaussian mixture, E[ε | x_t], in closed form: an eps_model.
+
+    Component k is N(√ᾱ m_k, v_k I) at time t, with v_k = ᾱ s_k² + 1 - ᾱ. With r_k the probability
+    that x_t came from it (Bayes),
+
+        E[ε | x_t] = √(1-ᾱ_t) Σ_k r_k (x_t - √ᾱ_t m_k) / v_k  = -√(1-ᾱ_t) ∇ log q(x_t)
+
+    model(x, t) for x (b, ...); model(x, t, c) with c int64 (b,) knows the class; -1 is "any class",
+    the unconditional model. t is a number or int64 (b,).
+    """
+
+    def __init__(self, mixture: GaussianMixture, ab: Tensor):
+        self.mixture, self.ab = mixture, ab
+
+    def __call__(self, x: Tensor, t: int | Tensor, c: Tensor | None = None) -> Tensor:
+        if x.shape[1:] != self.mixture.means.shape[1:]:
+            raise ValueError(
+                f"x must be (b, {str(tuple(self.mixture.means.shape[1:]))[1:]} like the data, "
+                f"got {tuple(x.shape)}"
+            )
+        flat, means = x.flatten(1), self.mixture.means.flatten(1)  # (b, d), (k, d)
+        ab = self.ab[torch.as_tensor(t)].to(x.dtype).reshape(-1, 1)  # (1, 1) or (b, 1)
+        var = ab * self.mixture.std**2 + 1 - ab  # (1 or b, k)
+        offset = flat[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
+        log_r = (
+            self._log_weights(c) - (offset**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
+        )
+        r = log_r.softmax(1)  # (b, k)
+        return ((1 - ab).sqrt() * ((r / var)[..., None] * offset).sum(1)).reshape(x.shape)
+
+    def _log_weights(self, c: Tensor | None) -> Tensor:
+        log_w = self.mixture.weights.log()
+        if c is None:
+            return log_w
+        unknown = set(c.tolist()) - {-1, *self.mixture.labels.tolist()}
+        if unknown:
+            raise ValueError(f"no component has the label {min(unknown)}; -1 means any class")
+        allowed = (c[:, None] == self.mixture.labels) | (c[:, None] == -1)  # (b, k)
+        return log_w.masked_fill(~allowed, -math.inf)
+
+
+class MLP(nn.Module):
+    """A small network for 2-D data: ε_θ(x, index[, label]), index = t - 1 as for any network here.
+
+    Time enters as sines and cosines, the label as a learned vector (label `classes`: "any class").
+    """
+
+    def __init__(self, dim: int = 2, width: int = 128, classes: int = 0):
+        super().__init__()
+        frequencies = 2.0 ** torch.arange(8) * math.pi / 1024
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.inward = nn.Linear(dim + 16, width)
+        self.layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.outward = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, index: Tensor, label: Tensor | None = None) -> Tensor:
+        phase = index[:, None] * self.frequencies  # (b, 8)
+        h = self.inward(torch.cat([x, phase.sin(), phase.cos()], dim=1))
+        if label is not None:
+            h = h + self.label(label)
+        return self.outward(self.layers(h))
