@@ -48,19 +48,15 @@ class IdealDenoiser:
 
     def __call__(self, x: Tensor, t: int | Tensor, c: Tensor | None = None) -> Tensor:
         if x.shape[1:] != self.mixture.means.shape[1:]:
-            raise ValueError(
-                f"x must be (b, {str(tuple(self.mixture.means.shape[1:]))[1:]} like the data, "
-                f"got {tuple(x.shape)}"
-            )
-        flat, means = x.flatten(1), self.mixture.means.flatten(1)  # (b, d), (k, d)
-        ab = self.ab[torch.as_tensor(t)].to(x.dtype).reshape(-1, 1)  # (1, 1) or (b, 1)
+            shape = ", ".join(map(str, self.mixture.means.shape[1:]))
+            raise ValueError(f"x must be (b, {shape}) like the data, got {tuple(x.shape)}")
+        means = self.mixture.means.flatten(1)  # (k, d)
+        ab = self.ab[torch.as_tensor(t)].to(means.dtype).reshape(-1, 1)  # (1, 1) or (b, 1)
         var = ab * self.mixture.std**2 + 1 - ab  # (1 or b, k)
-        offset = flat[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
-        log_r = (
-            self._log_weights(c) - (offset**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
-        )
-        r = log_r.softmax(1)  # (b, k)
-        return ((1 - ab).sqrt() * ((r / var)[..., None] * offset).sum(1)).reshape(x.shape)
+        offset = x.flatten(1).to(means.dtype)[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
+        log_density = -(offset**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
+        r = (self._log_weights(c) + log_density).softmax(1)  # (b, k)
+        return ((1 - ab).sqrt() * ((r / var)[..., None] * offset).sum(1)).reshape(x.shape).to(x)
 
     def _log_weights(self, c: Tensor | None) -> Tensor:
         log_w = self.mixture.weights.log()
