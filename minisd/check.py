@@ -107,7 +107,7 @@ def _tensor(value) -> Tensor:
         return (
             torch.stack(parts) if alike else torch.cat([*map(torch.flatten, parts), torch.zeros(0)])
         )
-    return torch.as_tensor(value if hasattr(value, "shape") else float(value)).double()
+    return torch.as_tensor(value if hasattr(value, "shape") else float(value), dtype=torch.float64)
 
 
 def _copies(case: tuple) -> tuple:
