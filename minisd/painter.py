@@ -12,6 +12,7 @@ from torch import Tensor
 from .data import fits, world
 from .guidance import cfg
 from .models.toy import GaussianMixture, IdealDenoiser
+from .noise import gaussian
 from .samplers import plms
 from .schedules import alpha_bar, ldm_uniform_times, scaled_linear_betas
 
@@ -34,7 +35,7 @@ def paint(prompt: str, seed: int = 0, scale: float = 7.5, steps: int = 50) -> li
     ab = alpha_bar(scaled_linear_betas())
     model = IdealDenoiser(GaussianMixture(pictures, labels=classes), ab)
     eps_model = cfg(model, torch.tensor([0]), torch.tensor([-1]), scale)  # -1: any class
-    x = torch.randn(1, *pictures.shape[1:], generator=torch.Generator().manual_seed(seed))
+    x = gaussian(seed)(pictures[:1])
     times = ldm_uniform_times(1000, steps)
     frames = []
     for t, step in zip(times, plms(eps_model, x, times, ab), strict=False):
