@@ -118,22 +118,28 @@ def plot_paths(paths: Tensor, data: Tensor | None = None, title: str = "", axis=
         plt.show()
 
 
-def plot_orders(errors: dict[str, dict[int, float]]) -> dict[str, float]:
+def plot_orders(
+    errors: dict[str, dict[int, float]], fit: int | None = None, title: str = "", axis=None
+) -> dict[str, float]:
     """Error against number of steps, log-log, for name -> {steps: error}; the fitted slopes.
 
-    The slope is least squares over all points given; its negative is the order of the method.
+    The slope is least squares over the last `fit` points given (all, by default); its negative is
+    the order of the method. With `axis`, draws there.
     """
-    orders = {}
-    _, axis = plt.subplots(figsize=(5, 3.6))
+    orders, own = {}, axis is None
+    if own:
+        _, axis = plt.subplots(figsize=(5, 3.6))
     for name, of_steps in errors.items():
         steps = torch.tensor(list(of_steps), dtype=torch.float64)
         error = torch.tensor(list(of_steps.values()), dtype=torch.float64)
-        x, y = steps.log() - steps.log().mean(), error.log()
+        x, y = steps[-fit if fit else None :].log(), error[-fit if fit else None :].log()
+        x = x - x.mean()
         orders[name] = -float((x * y).sum() / (x * x).sum())
         axis.loglog(steps, error, "o-", ms=3, label=f"{name}: order {orders[name]:.1f}")
-    axis.set(xlabel="steps", ylabel="max error")
+    axis.set(xlabel="steps", ylabel="max error", title=title)
     axis.legend()
-    plt.show()
+    if own:
+        plt.show()
     return orders
 
 
