@@ -77,8 +77,8 @@ def strip(
     )
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     for axis, picture in zip(axes.flat, pictures, strict=True):
-        picture = ((picture.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(1, 2, 0)
-        axis.imshow(picture.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        picture = ((picture.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.axis("off")
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=8)
@@ -92,10 +92,10 @@ def strip(
 def denoising(frames: Sequence, headline: str = "", columns: int = 8) -> None:
     """The way from noise to picture, for frames of (t, x, x0): x_t above, predicted x0 below.
 
-    More columns where more happens, early on: at even steps of the square of the frame's number.
+    More columns where more happens, which is early on.
     """
     last = len(frames) - 1
-    some = [frames[round(last * (i / (columns - 1)) ** 2)] for i in range(columns)]
+    some = [frames[round(last * (i / (columns - 1)) ** 1.5)] for i in range(columns)]
     pictures = [frame.x[0] for frame in some] + [frame.x0[0] for frame in some]
     strip(pictures, [f"t = {frame.t}" for frame in some], 2, ["$x_t$", "$\\hat x_0$"], headline)
 

@@ -1,0 +1,39 @@
+"""Draw the README's picture, docs/strip.png: a sentence, and the way from noise to a picture of it.
+
+    python tools/readme_picture.py
+
+The same call of the same functions as in notebook 00, reduced to a palette.
+"""
+
+import io
+import pathlib
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from minisd import viz  # noqa: E402
+from minisd.painter import paint  # noqa: E402
+
+TARGET = pathlib.Path(__file__).parents[1] / "docs" / "strip.png"
+
+
+def main() -> None:
+    prompt = "a purple star"
+    viz.setup()
+    viz.denoising(paint(prompt, seed=1, scale=3.0), f"“{prompt}”")
+    png = io.BytesIO()
+    plt.savefig(png, dpi=100)
+    TARGET.parent.mkdir(exist_ok=True)
+    picture = Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture.save(TARGET, "PNG", optimize=True)
+    print(
+        f"{TARGET.name}: {picture.width} x {picture.height}, {TARGET.stat().st_size / 1e3:.0f} KB"
+    )
+
+
+if __name__ == "__main__":
+    main()
