@@ -35,7 +35,7 @@ def paper_time(network: Callable) -> Callable:
 def cfg(
     model: Callable, cond, uncond=None, scale: float = 1.0, rescale: float = 0.0
 ) -> Callable[[Tensor, int], Tensor]:
-    """CFG eq. 6 around a network: both predictions from one call on a doubled batch.
+    """CFG eq. 6: a network under guidance, both predictions from one call on a doubled batch.
 
         ε̃ = ε_u + s (ε_c - ε_u)
 

@@ -14,7 +14,7 @@ from .schedules import at
 
 
 def l_simple(eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: Tensor) -> Tensor:
-    """DDPM Algorithm 1, eq. 14: noise x0 to time t, ask for the noise, compare.
+    """DDPM Algorithm 1 and eq. 14: noise x0 to time t, ask for the noise, compare.
 
         ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖² / d
 
@@ -27,7 +27,7 @@ def l_simple(eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: 
 def l_weighted(
     eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: Tensor, weight: Tensor
 ) -> Tensor:
-    """L_simple times a weight for each time: weight[t], a line (T+1,) indexed by the paper's t.
+    """DDPM eq. 12, as weight[t] L_simple: weights for every time, a line (T+1,) by the paper's t.
 
     Min-SNR's weights of `snr(ab)`, or eq. 12's, are such lines.
     Official: `lvlb_weights`, `loss_vlb`

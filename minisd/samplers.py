@@ -88,7 +88,7 @@ def ddim(
     project: Callable | None = None,
     constrain: Callable | None = None,
 ) -> Steps:
-    """DDIM eq. 12 with eq. 16's σ: x_s = √ᾱ_s x̂0 + √(1-ᾱ_s-σ²) ε + σ z. η = 0 draws no noise.
+    """DDIM eqs. 12 and 16: x_s = √ᾱ_s x̂0 + √(1-ᾱ_s-σ²) ε + σ z with σ = σ(η). η = 0 draws no z.
 
     Official: `DDIMSampler.p_sample_ddim`
     """
@@ -126,9 +126,9 @@ def plms(
     project: Callable | None = None,
     constrain: Callable | None = None,
 ) -> Steps:
-    """PLMS, the sampler SD came with: DDIM's step with an ε averaged over the last four times.
+    """PNDM eq. 12 (PLMS): SD's first sampler, DDIM's step with an ε averaged over four times.
 
-    PNDM eq. 12 with rising order: improved Euler (two calls), then Adams-Bashforth 2, 3, 4, 4, ...
+    The order rises: improved Euler (two calls), then Adams-Bashforth 2, 3, 4, 4, ...
     Steps + 1 calls of the model. eta must be 0: the history is one of a deterministic path.
     Official: `PLMSSampler.p_sample_plms`
     """
@@ -144,7 +144,7 @@ def s_pndm(
     project: Callable | None = None,
     constrain: Callable | None = None,
 ) -> Steps:
-    """S-PNDM (PNDM's appendix): improved Euler, then Adams-Bashforth 2. Steps + 1 calls."""
+    """PNDM appendix (S-PNDM): improved Euler, then Adams-Bashforth 2. Steps + 1 calls."""
     yield from _linear_multistep(2, eps_model, x, times, ab, eta, project, constrain)
 
 

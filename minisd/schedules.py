@@ -94,7 +94,7 @@ def alpha_bar(betas: Tensor) -> Tensor:
 
 
 def snr(ab: Tensor) -> Tensor:
-    """Signal-to-noise ratio, a ratio of variances (VDM 2107.00630 §3.1).
+    """VDM §3.1: the signal-to-noise ratio, a ratio of variances.
 
         SNR(t) = ᾱ_t / (1 - ᾱ_t)
 
@@ -104,7 +104,7 @@ def snr(ab: Tensor) -> Tensor:
 
 
 def log_snr(ab: Tensor) -> Tensor:
-    """The natural logarithm of `snr` (VDM 2107.00630 §3.1).
+    """VDM §3.1: the natural logarithm of `snr`.
 
     log SNR(t) = log ᾱ_t - log(1 - ᾱ_t)
     """

@@ -39,7 +39,8 @@ TESTS = {
 }
 SWAPS = [
     ("ab_t", "ab_s"), ("t", "s"), ("x0", "x_t"), ("eps", "x_t"), ("alpha_t", "ab_t"),
-    ("e_t", "e_s"), ("eps_u", "eps_c"), ("e1", "e2"), ("e3", "e4"), ("out_u", "out_c"), ("start", "end"),
+    ("e_t", "e_s"), ("eps_u", "eps_c"), ("e1", "e2"), ("e3", "e4"), ("out_u", "out_c"),
+    ("start", "end"),
 ]  # fmt: skip
 NAMES = {a: b for pair in SWAPS for a, b in (pair, pair[::-1])} | {"mid": "t"}
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}

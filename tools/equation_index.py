@@ -1,0 +1,122 @@
+"""Write the index of equations into README.md, from the docstrings: `make index`.
+
+A public function is listed under every paper that the first words of its docstring name, as in
+"DDPM eq. 15, DDIM eq. 9: ...", with the notebooks that show its source and the name after
+"Official:". --check writes nothing and exits 1 if the README is stale.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- index of equations: `make index` writes it -->", "<!-- end of index -->"
+PAPERS = {  # the name docstrings use -> arXiv number, title
+    "DDPM": ("2006.11239", "Denoising Diffusion Probabilistic Models"),
+    "iDDPM": ("2102.09672", "Improved Denoising Diffusion Probabilistic Models"),
+    "DDIM": ("2010.02502", "Denoising Diffusion Implicit Models"),
+    "PNDM": ("2202.09778", "Pseudo Numerical Methods for Diffusion Models on Manifolds"),
+    "CFG": ("2207.12598", "Classifier-Free Diffusion Guidance"),
+    "Progressive Distillation": ("2202.00512", "Progressive Distillation for Fast Sampling"),
+    "VDM": ("2107.00630", "Variational Diffusion Models"),
+    "Min-SNR": ("2303.09556", "Efficient Diffusion Training via Min-SNR Weighting"),
+    "Zero-SNR": ("2305.08891", "Common Diffusion Noise Schedules and Sample Steps are Flawed"),
+}
+MODULES = [
+    "schedules", "equations.ddpm", "equations.ddim", "equations.pndm", "equations.velocity",
+    "equations.guidance", "samplers", "guidance", "losses",
+]  # fmt: skip
+
+
+def functions():
+    """(shown name, file, function) of every public function, in the order of the source."""
+    for name in MODULES:
+        module = importlib.import_module(f"minisd.{name}")
+        here = [f for f in vars(module).values() if callable(f) and not inspect.isclass(f)]
+        here = [f for f in here if getattr(f, "__module__", "") == module.__name__]
+        for function in sorted(here, key=lambda f: inspect.getsourcelines(f)[1]):
+            if not function.__name__.startswith("_"):
+                short = name.split(".")[0]
+                file = pathlib.Path(inspect.getsourcefile(inspect.unwrap(function)))
+                yield f"{short}.{function.__name__}", file.relative_to(ROOT), function
+
+
+def citations(function) -> dict[str, str]:
+    """{paper: where in it} from the docstring's first words, up to the colon."""
+    head = (inspect.getdoc(function) or "").partition(":")[0]
+    papers = re.compile(rf"(?<![\w-])(?:{'|'.join(PAPERS)}) ")
+    if not papers.match(head):
+        return {}
+    found = list(papers.finditer(head))
+    ends = [m.start() for m in found[1:]] + [len(head)]
+    return {m[0][:-1]: head[m.end() : e].strip(" ,") for m, e in zip(found, ends, strict=True)}
+
+
+def official(function) -> str:
+    cited = re.search(r"Official: (.*?)(?:\n|$)", inspect.getdoc(function) or "")
+    return cited[1].rstrip(".") if cited else ""
+
+
+def notebooks() -> dict[str, str]:
+    """notebook name -> its code, to look for show(...) in."""
+    code = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code[path.name] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    return code
+
+
+def shown_in(function, code: dict[str, str]) -> str:
+    call = rf"show\([^)]*\b{function.__name__}\b"
+    return ", ".join(
+        f"[{name[:2]}](notebooks/{name})" for name, text in code.items() if re.search(call, text)
+    )
+
+
+def index() -> str:
+    code, rows = notebooks(), {paper: [] for paper in PAPERS}
+    for shown, file, function in functions():
+        for paper, where in citations(function).items():
+            name = f"[`{shown}`]({file.as_posix()})"
+            rows[paper].append((where, name, shown_in(function, code), official(function)))
+    lines = []
+    for paper, (arxiv, title) in PAPERS.items():
+        lines += [
+            f"**{paper}**: {title}, [arXiv {arxiv}](https://arxiv.org/abs/{arxiv})",
+            "",
+            "| in the paper | function | notebook | official code |",
+            "|---|---|---|---|",
+            *[f"| {' | '.join(row)} |" for row in sorted(rows[paper], key=order)],
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def order(row) -> tuple:
+    number = re.search(r"\d+", row[0])
+    return "eq" not in row[0], int(number[0]) if number else 999
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if stale")
+    check = parser.parse_args().check
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    fresh = f"{before}{BEGIN}\n\n{index()}\n{END}{rest.split(END)[1]}"
+    if fresh == text:
+        return 0
+    if check:
+        print("README.md's index of equations is stale: run `make index`")
+        return 1
+    readme.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
