@@ -60,7 +60,7 @@ def cosine_betas(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Te
     _check_count("T", T)
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
-    return (1 - f[1:] / f[:-1]).clamp(0, max_beta)
+    return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def ldm_quad_times(T: int, steps: int) -> list[int]:
     """
     _check_steps(T, steps)
     end = math.sqrt(T * 0.8)
-    roots = [i * (end / (steps - 1)) for i in range(steps - 1)] + [end] if steps > 1 else [0.0]
+    roots = [i * (end / (steps - 1)) for i in range(steps - 1)] + [end] if steps > 1 else [0]
     return _ldm_grid([2 + int(root**2) for root in roots], T)
 
 
@@ -196,7 +196,7 @@ def leading_times(T: int, steps: int, offset: int = 0, end: int = 0) -> list[int
     """
     _check_steps(T, steps)
     times = [1 + offset + i * (T // steps) for i in reversed(range(steps))] + [end]
-    if times[0] > T or offset < 0 or not 0 <= end < times[-2]:
+    if times[0] > T or not 0 <= end < times[-2]:
         raise ValueError(
             f"leading times with steps={steps}, offset={offset}, end={end} do not fit into "
             f"1..T={T}; offset=0, end=0 always do"

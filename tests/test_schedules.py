@@ -50,6 +50,11 @@ def test_betas_are_numpys(T):
     close(cosine_betas(T), np.minimum(1 - f[1:] / f[:-1], 0.999))
 
 
+def test_a_thousand_steps_unless_asked_otherwise():
+    for betas in (scaled_linear_betas(), linear_betas(), sqrt_betas(), cosine_betas()):
+        assert len(betas) == 1000 and betas.dtype == torch.float64
+
+
 def test_cosine_takes_its_offset_and_cap():
     f = np.cos((np.arange(11) / 10 + 0.1) / 1.1 * np.pi / 2) ** 2
     close(cosine_betas(10, s=0.1, max_beta=0.5), np.minimum(1 - f[1:] / f[:-1], 0.5))
@@ -182,6 +187,7 @@ def test_ldm_uniform_measured():
     times = ldm_uniform_times(1000, 50)
     assert times[:3] + times[-3:] == [982, 962, 942, 22, 2, 1] and len(times) == 51
     assert len(ldm_uniform_times(1000, 60)) - 1 == 63  # asked for 60: the official surprise
+    assert ldm_uniform_times(1000, 300)[:2] == [1000, 998]  # officially 1001: an IndexError
     crash = [s for s in range(1, 1001) if official_grid(1000, s)[-1] > 999]
     assert len(crash) == 599 and crash[:5] == [3, 9, 27, 36, 37]
     assert ldm_quad_times(1000, 10) == [802, 634, 485, 357, 248, 160, 90, 41, 11, 2, 1]
@@ -270,6 +276,10 @@ def test_too_few_betas():
         with pytest.raises(ValueError, match="at least 2 betas"):
             official_buffers(betas)
     assert alpha_bar(torch.tensor([1.0])).tolist() == [1, 0]
+    two = torch.tensor([0.19, 0.2])  # two are enough: √ᾱ = 0.9 stays, the other goes to 0
+    close(alpha_bar(zero_terminal_snr(two)), [1, 0.81, 0], 1e-7)
+    assert all(len(buffer) == 2 for buffer in official_buffers(two).values())
+    assert all(buffer.dtype == torch.float64 for buffer in official_buffers(two).values())
 
 
 @pytest.mark.parametrize(

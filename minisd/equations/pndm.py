@@ -68,7 +68,8 @@ def multistep_eps(history: Sequence[Tensor]) -> Tensor:
     Official: `e_t_prime`, `old_eps`
     """
     weights = adams_bashforth(len(history))
-    return sum(float(b) * eps for b, eps in zip(weights, history, strict=True))
+    newest, *older = (float(b) * eps for b, eps in zip(weights, history, strict=True))
+    return sum(older, start=newest)
 
 
 def runge_kutta_eps(e1: Tensor, e2: Tensor, e3: Tensor, e4: Tensor) -> Tensor:
