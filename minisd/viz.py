@@ -145,7 +145,7 @@ def plot_orders(
 
 def system_map() -> None:
     """Stable Diffusion 1 as a map: what goes where, in which shape, and the notebook about it."""
-    _, axis = plt.subplots(figsize=(10, 5))
+    _, axis = plt.subplots(figsize=(8.8, 4.7))
     axis.set(xlim=(0, 100), ylim=(0, 51))
     axis.axis("off")
 
