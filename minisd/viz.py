@@ -54,6 +54,7 @@ def plot_schedules(schedules: dict[str, Tensor]) -> None:
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="t")
     axes[0].set_yscale("log")
+    axes[2].set_ylim(bottom=-22)
     axes[0].legend()
     plt.show()
 
