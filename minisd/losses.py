@@ -48,8 +48,8 @@ def l_t(
         t > 1:  KL(q(x_{t-1}|x_t,x_0) ‖ p_θ(x_{t-1}|x_t)) = w_t ‖ε - ε_θ‖² + d/2 (r - 1 - log r)
         t = 1:  -log p_θ(x_0|x_1), a Gaussian density; here r = β̃_t/σ_t² and w_t is eq. 12's
 
-    x0, eps (b, ...); variance(ab_t, ab_s) = σ_t² -> (b,), in nats. ValueError at t = 1 for fixed_small:
-    its σ_1 is 0, and L_0 would be infinite.
+    x0, eps (b, ...); variance(ab_t, ab_s) = σ_t² -> (b,), in nats. ValueError at t = 1 for
+    fixed_small: its σ_1 is 0, and L_0 would be infinite.
     """
     ab_t, ab_s = ab[t], ab[t - 1]
     x_t = q_sample(x0, eps, ab_t)

@@ -38,9 +38,10 @@ def abs_(request):
 
 def test_sqrt_of_tensors_and_numbers():
     close(eq.sqrt(torch.tensor([4.0, 9.0])), torch.tensor([2.0, 3.0]))
-    assert eq.sqrt(2.25) == 1.5 and eq.sqrt(-1e-17) == 0
-    with pytest.raises(ValueError, match="negative number: -0.1"):
-        eq.sqrt(-0.1)
+    assert eq.sqrt(2.25) == 1.5 and eq.sqrt(-1e-17) == eq.sqrt(-1e-12) == 0
+    for negative in (-0.1, -1e-9):
+        with pytest.raises(ValueError, match=f"negative number: {negative}"):
+            eq.sqrt(negative)
 
 
 def test_q_step_many_times_is_q_sample_once():

@@ -291,9 +291,11 @@ def test_too_few_betas():
         ([], "at least two"),
         ([11, 1], "at most T=10"),
         ([5, -1], "at least 0"),
+        ([5, 3, -1], "at least 0"),
         ([5, 0.5], "whole numbers"),
         (None, "whole numbers"),
         ("ab", "whole numbers"),
+        (list(range(8)), r"\[0, 1, 2, 3, 4, 5, 6, 7\]"),
         (list(range(9)), r"\[0, 1, 2, 3, 4, 5, ..., 8\]"),
     ],
 )

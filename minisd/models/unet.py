@@ -1,0 +1,144 @@
+"""The U-Net: from a noisy latent, a time and a condition to a prediction (LDM Figure 3, right)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..configs import UNetConfig
+from .blocks import (
+    AttentionBlock,
+    Downsample,
+    GroupNorm32,
+    ResBlock,
+    SpatialTransformer,
+    Upsample,
+    timestep_embedding,
+    zero,
+)
+
+
+class Stage(nn.Sequential):
+    """Layers in a row, each given what it takes: the time embedding, the context, or x alone."""
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """Down, through the middle, and up again, each stage on the way up reading one on the way down.
+
+    The attribute names are the published checkpoints': input_blocks, middle_block, output_blocks.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        width, emb = config.model_channels, 4 * config.model_channels
+        self.time_embed = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
+        if config.classes:
+            self.label_emb = nn.Embedding(config.classes, emb)
+        elif config.vector_dim:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(nn.Linear(config.vector_dim, emb), nn.SiLU(), nn.Linear(emb, emb))
+            )
+        levels = list(enumerate(config.channel_mult))
+        last = len(levels) - 1
+
+        def attend(channels: int, level: int, middle: bool = False) -> list[nn.Module]:
+            if not middle and 2**level not in config.attention_factors:
+                return []
+            heads = config.heads or channels // config.head_channels
+            if config.context_dim is None:
+                return [AttentionBlock(channels, heads)]
+            return [
+                SpatialTransformer(
+                    channels,
+                    heads,
+                    channels // heads,
+                    config.transformer_depth[level],
+                    config.context_dim,
+                    config.linear_projections,
+                    middle or config.self_attention[level],
+                )
+            ]
+
+        def resample(channels: int, kind: type) -> nn.Module:
+            if config.resblock_updown:
+                return ResBlock(channels, emb, channels, kind(channels, conv=False))
+            return kind(channels)
+
+        self.input_blocks = nn.ModuleList(
+            [Stage(nn.Conv2d(config.in_channels, width, 3, padding=1))]
+        )
+        channels, skips = width, [width]
+        for level, mult in levels:
+            for _ in range(config.res_blocks):
+                block = ResBlock(channels, emb, mult * width)
+                channels = mult * width
+                self.input_blocks.append(Stage(block, *attend(channels, level)))
+                skips.append(channels)
+            if level < last:
+                self.input_blocks.append(Stage(resample(channels, Downsample)))
+                skips.append(channels)
+        self.middle_block = Stage(
+            ResBlock(channels, emb, channels),
+            *attend(channels, last, middle=True),
+            ResBlock(channels, emb, channels),
+        )
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(levels):
+            for i in range(config.res_blocks + 1):
+                layers = [ResBlock(channels + skips.pop(), emb, mult * width)]
+                channels = mult * width
+                layers += attend(channels, level)
+                if level and i == config.res_blocks:
+                    layers.append(resample(channels, Upsample))
+                self.output_blocks.append(Stage(*layers))
+        self.out = nn.Sequential(
+            GroupNorm32(channels),
+            nn.SiLU(),
+            zero(nn.Conv2d(channels, config.out_channels, 3, padding=1)),
+        )
+
+    def forward(
+        self, x: Tensor, index: Tensor, context: Tensor | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """x (b, in, h, w), index int (b,) from 0, context (b, n, dim), y (b,) classes or a vector
+        (b, vector_dim) -> (b, out, h, w). h and w must halve evenly at every level."""
+        self._check(x, index, context, y)
+        embedding = timestep_embedding(index, self.config.model_channels).to(x.dtype)
+        emb = self.time_embed(embedding)
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        skips = []
+        for stage in self.input_blocks:
+            x = stage(x, emb, context)
+            skips.append(x)
+        x = self.middle_block(x, emb, context)
+        for stage in self.output_blocks:
+            x = stage(torch.cat([x, skips.pop()], dim=1), emb, context)
+        return self.out(x)
+
+    def _check(self, x, index, context, y) -> None:
+        c, factor = self.config, 2 ** (len(self.config.channel_mult) - 1)
+        if x.ndim != 4 or x.shape[1] != c.in_channels or x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(
+                f"x must be (b, {c.in_channels}, h, w) with h and w multiples of {factor}, "
+                f"got {tuple(x.shape)}"
+            )
+        if index.shape != x.shape[:1]:
+            raise ValueError(f"index must be ({len(x)},), one for each x, got {tuple(index.shape)}")
+        wants = None if c.context_dim is None else (len(x), "n", c.context_dim)
+        got = None if context is None else tuple(context.shape)
+        if (wants is None) != (got is None) or wants and (got[0], got[-1]) != (wants[0], wants[2]):
+            raise ValueError(f"context must be {wants}, got {got}")
+        if (y is not None) != bool(c.classes or c.vector_dim):
+            raise ValueError(f"y must {'' if y is None else 'not '}be given to this U-Net")
+        if c.vector_dim and y.shape != (len(x), c.vector_dim):
+            raise ValueError(f"y must be ({len(x)}, {c.vector_dim}), got {tuple(y.shape)}")

@@ -1,0 +1,66 @@
+"""VQ-VAE's codebook (arXiv 1711.00937), and LDM's first stage with one."""
+
+from torch import Tensor, nn
+
+from ..configs import AutoencoderConfig
+from .autoencoder import Decoder, Encoder, check_latent, check_picture
+
+
+class VectorQuantizer(nn.Module):
+    """VQ-VAE eqs. 1-3: each latent vector replaced by the nearest of n_embed codes.
+
+        z_q = e_k,  k = argmin_j ‖z - e_j‖;   loss = ‖sg[z] - e‖² + β ‖z - sg[e]‖²
+
+    The straight-through estimator copies the gradient of z_q to z. legacy=True puts β on the other
+    term, as the published code does by default.
+    """
+
+    def __init__(self, codes: int, dim: int, beta: float = 0.25, legacy: bool = False):
+        super().__init__()
+        self.beta, self.legacy = beta, legacy
+        self.embedding = nn.Embedding(codes, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
+
+    def indices(self, z: Tensor) -> Tensor:
+        """VQ-VAE eq. 1: the nearest code of each vector: (b, c, h, w) -> int64 (b, h, w)."""
+        flat, codes = z.movedim(1, -1).flatten(0, -2), self.embedding.weight
+        distance = (flat**2).sum(1, keepdim=True) + (codes**2).sum(1) - 2 * flat @ codes.T
+        return distance.argmin(1).reshape(z.shape[0], *z.shape[2:])
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """VQ-VAE eq. 2: codes by index: int64 (b, h, w) -> (b, c, h, w)."""
+        return self.embedding(indices).movedim(-1, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z (b, c, h, w) -> z_q with z's gradient, the loss (a mean), the indices (b, h, w)."""
+        indices = self.indices(z)
+        codes = self.lookup(indices)
+        embed, commit = ((codes - z.detach()) ** 2).mean(), ((codes.detach() - z) ** 2).mean()
+        loss = commit + self.beta * embed if self.legacy else embed + self.beta * commit
+        return z + (codes - z).detach(), loss, indices
+
+
+class VQModel(nn.Module):
+    """LDM's other first stage. encode gives the continuous latent: the decoder quantises it."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quantize = VectorQuantizer(config.codes, config.embed_dim)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (b, 3, h, w) in -1..1 -> (b, embed, h/f, w/f), continuous."""
+        check_picture(x, self.config)
+        return self.quant_conv(self.encoder(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (b, embed, h/f, w/f) -> quantised -> (b, 3, h, w)."""
+        check_latent(z, self.config)
+        return self.decoder(self.post_quant_conv(self.quantize(z)[0]))
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """int64 (b, h/f, w/f) -> (b, 3, h, w)."""
+        return self.decoder(self.post_quant_conv(self.quantize.lookup(indices)))
