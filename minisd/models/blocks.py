@@ -17,7 +17,8 @@ def timestep_embedding(index: Tensor, dim: int, max_period: float = 10_000) -> T
     Official: `timestep_embedding`
     """
     half = dim // 2
-    frequency = torch.exp(-math.log(max_period) / half * torch.arange(half, device=index.device))
+    k = torch.arange(half, device=index.device, dtype=torch.float32)
+    frequency = torch.exp(-math.log(max_period) * k / half)  # the official rounding: k, then half
     angle = index[:, None].float() * frequency  # (b, dim / 2)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
