@@ -41,14 +41,15 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 class GroupNorm32(nn.GroupNorm):
-    """GroupNorm of 32 groups, computed in float32 whatever x is."""
+    """GroupNorm of 32 groups, computed in float32 when x is shorter, in float64 when x is."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__(32, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.group_norm(x.to(wide), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class Upsample(nn.Module):
