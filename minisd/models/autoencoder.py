@@ -38,6 +38,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (part(h).flatten(2).transpose(1, 2)[:, None] for part in (self.q, self.k, self.v))
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # else the (n, n) map is held
         h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)  # (b, c, h w)
         return x + self.proj_out(h.reshape(x.shape))
 

@@ -209,6 +209,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.qkv(self.norm(x).flatten(2))
-        q, k, v = rearrange(h, "b (h qkv d) n -> qkv b h n d", h=self.heads, qkv=3)
+        h = rearrange(h, "b (h qkv d) n -> qkv b h n d", h=self.heads, qkv=3)
+        q, k, v = h.contiguous()  # else the (n, n) map is held
         h = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b (h d) n")
         return x + self.proj_out(h).reshape(x.shape)
