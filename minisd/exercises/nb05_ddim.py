@@ -71,12 +71,11 @@ def _sigma_cases(generator):
 
 
 def _largest_eta(ab_t, ab_s):
-    return ((1 - ab_t) / (1 - ab_t / ab_s)).sqrt()
+    return ((1 - ab_t) / (1 - ab_t / ab_s)) ** 0.5
 
 
 def _eta_cases(generator):
     yield from _STEPS
-    yield _STEPS[:, 0], _STEPS[:, 1]
 
 
 def _in_sigma(x_t, eps, sigma_t, sigma_s):
@@ -201,9 +200,9 @@ EXERCISES = {
                 (1 - ab_t / ab_s) / (1 - ab_t)
             ).sqrt(),
             "the noise must fit into 1-ᾱ_s, at the time x goes to": lambda ab_t, ab_s: (
-                (1 - ab_t) / ((1 - ab_s) * (1 - ab_t / ab_s)).sqrt()
+                (1 - ab_t) / ((1 - ab_s) * (1 - ab_t / ab_s)) ** 0.5
             ),
-            "1 always fits, but it is not the largest": lambda ab_t, ab_s: torch.ones_like(ab_t),
+            "1 always fits, but it is not the largest": lambda ab_t, ab_s: 1.0,
         },
     ),
     "ddim_in_sigma": Exercise(

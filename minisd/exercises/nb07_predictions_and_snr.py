@@ -232,6 +232,12 @@ EXERCISES = {
             "ᾱ_1 must stay, so stretch from t = 1; ᾱ_0 = 1 is no noise and no part of it": (
                 lambda ab: ((ab.sqrt() - ab[-1].sqrt()) / (1 - ab[-1].sqrt())) ** 2
             ),
+            "ᾱ_0 = 1 stays as it is; only t = 1..T is shifted and stretched": (
+                lambda ab: (
+                    ((ab.sqrt() - ab[-1].sqrt()) * ab[1].sqrt() / (ab[1].sqrt() - ab[-1].sqrt()))
+                    ** 2
+                )
+            ),
             "these are roots: square them again": lambda ab: _zero_snr(ab).sqrt(),
         },
     ),
