@@ -149,6 +149,7 @@ def s_pndm(
 
 
 def _linear_multistep(order, eps_model, x, times, ab, eta, project, constrain) -> Steps:
+    """PNDM eq. 12 over the last `order` ε, once there are as many; improved Euler begins."""
     times, ab = check_inputs(x, times, ab)
     check_deterministic(eta)
     x, times = yield from _leave_zero_snr(eps_model, x, times, ab, project, constrain)

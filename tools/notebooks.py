@@ -20,6 +20,7 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1] / "notebooks"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as conftest.py has it for the tests
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
