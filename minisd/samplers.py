@@ -104,16 +104,23 @@ def ddim(
         yield Step(s, _finished(constrain, x, s, times), x0, eps)
 
 
-def ddim_invert(eps_model: EpsModel, x: Tensor, times: list[int], ab: Tensor) -> Steps:
+def ddim_invert(
+    eps_model: EpsModel, x: Tensor, times: list[int], ab: Tensor, refine: int = 0
+) -> Steps:
     """DDIM §4.3: the η = 0 steps backwards, from x at times[-1] up to the noise at times[0].
 
-    Each step asks for ε at the time x is at. (The official `encode` passes the loop's counter;
-    diffusers and others the time the step goes to.) At s = 0 the network is asked at t = 1.
+    A step down asked for ε where it began, at t; going up, that x_t is not known yet. So ask where
+    x is, at s (the official `encode` asks at the loop's counter), and then `refine` times at the
+    x_t so found: that is a fixed point, from which `ddim` comes back to x exactly.
     """
     times, ab = check_inputs(x, times, ab)
     for s, t in pairwise(reversed(times)):
-        eps, x0 = predict(eps_model, x, s, ab)
+        x_s = x
+        eps, x0 = predict(eps_model, x_s, s, ab)
         x = sqrt(ab[t]) * x0 + dir_xt(eps, ab[t], 0.0)
+        for _ in range(refine):
+            eps = ask(eps_model, x, t).eps
+            x, x0 = move(x_s, eps, ab[s], ab[t])
         yield Step(t, x, x0, eps)
 
 

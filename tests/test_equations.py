@@ -337,6 +337,7 @@ def test_min_snr_weights_are_one_loss_three_ways():
         close(eq.min_snr_weight_eps(snr) * eq.simple_loss(E, eps), expected, 1e-9)
         close(eq.min_snr_weight_v(snr) * eq.simple_loss(eq.velocity(X, E, ab), v), expected, 1e-9)
     assert eq.min_snr_weight_x0(torch.tensor(3.0), gamma=2.0) == 2
+    assert eq.min_snr_weight_v(7.1) == 5 / 8.1 and eq.min_snr_weight_eps(0.3) == 1  # plain numbers
     assert eq.min_snr_weight_eps(torch.tensor(8.0), gamma=2.0) == 0.25
     assert eq.min_snr_weight_v(torch.tensor(7.0), gamma=2.0) == 0.25
 

@@ -323,6 +323,25 @@ def test_ddim_inversion_returns():
     assert errors[0] < 0.05 and errors[1] < 0.65 * errors[0] and errors[2] < 0.6 * errors[1]
 
 
+def test_ddim_inversion_refined_is_exact():
+    """Each asking again divides the round trip's error; ten of them leave nothing of it."""
+    model, _ = gaussian_case()
+    x, times = draw(6, 2, seed=4), trailing_times(1000, 25)
+    errors = []
+    for refine in (0, 1, 2, 30):
+        counted = counting(model)
+        top = last(ddim_invert(counted, x, times, AB, refine))
+        assert len(counted.times) == 25 * (1 + refine)
+        errors.append((last(ddim(model, top.x, times, AB)).x - x).abs().max())
+    assert errors[1] < errors[0] / 2 and errors[2] < errors[1] / 2 and errors[3] < 1e-12
+    t, s = 500, 480
+    step = last(ddim_invert(model, x, [t, s], AB, refine=1))
+    first = eq.transfer(x, model(x, s), AB[s], AB[t])
+    close(step.eps, model(first, t))
+    close(step.x, eq.transfer(x, step.eps, AB[s], AB[t]))
+    close(step.x0, eq.pred_x0(x, step.eps, AB[s]))
+
+
 def test_ddim_inversion_inverts_the_exact_solution():
     model, exact = gaussian_case()
     x = draw(6, 2, seed=4)
@@ -504,6 +523,9 @@ def test_zero_terminal_snr():
         keep_time = lambda x, t: seen.append(t) or x  # noqa: E731, B023
         last(constrained(v_model, X_T, [1000, 500, 0], ab, constrain=keep_time))
         assert seen == [1000, 500, 0]
+        seen.clear()
+        last(constrained(v_model, X_T, [1000, 0], ab, constrain=keep_time))
+        assert seen == [1000, 0]
 
 
 def test_prediction_overrides_eps():

@@ -1,7 +1,6 @@
 """Three ways to say the same prediction, ε, x0 or v (Progressive Distillation, arXiv 2202.00512),
 and what a loss on one weighs as a loss on another (Min-SNR, arXiv 2303.09556)."""
 
-import torch
 from torch import Tensor
 
 from .ddpm import sqrt
@@ -58,7 +57,7 @@ def min_snr_weight_x0(snr: Tensor, gamma: float = 5.0) -> Tensor:
 
     snr = ᾱ/(1-ᾱ), any shape -> same shape.
     """
-    return torch.clamp(torch.as_tensor(snr), max=gamma)
+    return snr.clamp(max=gamma) if isinstance(snr, Tensor) else min(snr, gamma)
 
 
 def min_snr_weight_eps(snr: Tensor, gamma: float = 5.0) -> Tensor:

@@ -5,4 +5,7 @@ import pkgutil
 
 EXERCISES = {}
 for _module in pkgutil.iter_modules(__path__):
-    EXERCISES |= importlib.import_module(f"{__name__}.{_module.name}").EXERCISES
+    _found = importlib.import_module(f"{__name__}.{_module.name}").EXERCISES
+    if twice := EXERCISES.keys() & _found.keys():
+        raise ValueError(f"two exercises are called {twice.pop()!r}")
+    EXERCISES |= _found
