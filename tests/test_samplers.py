@@ -450,6 +450,7 @@ def test_gaussian_options():
     assert torch.equal(plain, gaussian(torch.Generator().manual_seed(3))(x))
     assert torch.equal(plain.double(), gaussian(3)(x.double()))  # a seed means one thing
     assert torch.equal(plain * 0.5, gaussian(3, temperature=0.5)(x))
+    assert torch.equal(x, gaussian(3, temperature=0)(x))
     repeated = gaussian(3, repeat=True)(x)
     assert (repeated == repeated[:1]).all() and repeated[0].std() > 0.9
     dropped = gaussian(3, dropout=0.25)(x)
@@ -557,12 +558,31 @@ NAN = torch.full((4, 3), math.nan)
         (X_T, [999, 0], AB[:1], r"alpha_bar\[0\] = 1"),
         (X_T, [1, 0], AB[None], r"alpha_bar\[0\] = 1"),
         (X_T, [1, 0], torch.tensor([1.0, -0.1]), r"alpha_bar\[0\] = 1"),
+        (X_T, [1, 0], torch.tensor([1.0, 0.5, -0.1]), r"alpha_bar\[0\] = 1"),
+        (X_T, [1, 0], torch.tensor([1.0, 0.5, 0.5]), r"alpha_bar\[0\] = 1"),
+        (X_T, [1, 0], torch.tensor([1.0, 0.5, 0.7]), r"alpha_bar\[0\] = 1"),
         (X_T, [1, 0], torch.tensor([1.0, math.nan]), r"alpha_bar\[0\] = 1"),
     ],
 )
 def test_mistakes_get_a_sentence(sampler, x, times, ab, message):
     with pytest.raises(ValueError, match=message):
         next(sampler(IDEAL, x, times, ab))
+
+
+def test_one_step_of_noise_is_enough():
+    ab = torch.tensor([1.0, 0.5]).double()
+    for sampler in EVERY:
+        assert next(sampler(IdealDenoiser(MIXTURE, ab), X_T, [1, 0], ab)).x.isfinite().all()
+
+
+@pytest.mark.parametrize(("t", "s"), [(1000, 500), (500, 499), (20, 1)])
+def test_the_largest_eta_that_fits(t, s):
+    """σ² = 1-ᾱ_s is all of x_s's noise: eq. 16 solved for η. Beyond it there is no direction."""
+    largest = float(((1 - AB[t]) / (1 - AB[t] / AB[s])).sqrt())
+    step = next(ddim(IDEAL, X_T, [t, s], AB, largest, replay([X_T])))
+    close(step.x, AB[s].sqrt() * step.x0 + (1 - AB[s]).sqrt() * X_T, 1e-6)
+    with pytest.raises(ValueError, match=f"asks for more noise than x holds at t={s}"):
+        next(ddim(IDEAL, X_T, [t, s], AB, largest * 1.0001, replay([X_T])))
 
 
 def test_wrong_eta():
