@@ -1,8 +1,8 @@
 """Write the index of equations into README.md, from the docstrings: `make index`.
 
 A public function is listed under every paper that the first words of its docstring name, as in
-"DDPM eq. 15, DDIM eq. 9: ...", with the notebooks that show its source and the name after
-"Official:". --check writes nothing and exits 1 if the README is stale.
+"DDPM eq. 15, DDIM eq. 9: ...", with the notebooks that show its source (or the first that calls
+it) and the name after "Official:". --check writes nothing and exits 1 if the README is stale.
 """
 
 import argparse
@@ -77,12 +77,20 @@ def shown_in(function, code: dict[str, str]) -> str:
     )
 
 
+def used_in(function, code: dict[str, str]) -> str:
+    """The first notebook that calls it, for what no notebook shows the source of."""
+    call = rf"\b{function.__name__}\("
+    found = [name for name, text in code.items() if re.search(call, text)]
+    return f"[{found[0][:2]}](notebooks/{found[0]})" if found else ""
+
+
 def index() -> str:
     code, rows = notebooks(), {paper: [] for paper in PAPERS}
     for shown, file, function in functions():
         for paper, where in citations(function).items():
             name = f"[`{shown}`]({file.as_posix()})"
-            rows[paper].append((where, name, shown_in(function, code), official(function)))
+            where_read = shown_in(function, code) or used_in(function, code)
+            rows[paper].append((where, name, where_read, official(function)))
     lines = []
     for paper, (arxiv, title) in PAPERS.items():
         lines += [
