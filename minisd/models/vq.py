@@ -1,5 +1,7 @@
 """VQ-VAE's codebook (arXiv 1711.00937), and LDM's first stage with one."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import AutoencoderConfig
@@ -38,6 +40,47 @@ class VectorQuantizer(nn.Module):
         embed, commit = ((codes - z.detach()) ** 2).mean(), ((codes.detach() - z) ** 2).mean()
         loss = commit + self.beta * embed if self.legacy else embed + self.beta * commit
         return z + (codes - z).detach(), loss, indices
+
+
+class EMAVectorQuantizer(VectorQuantizer):
+    """VQ-VAE appendix A.1: codes as moving means of the vectors that chose them, not by gradient.
+
+        N_i ← γ N_i + (1 - γ) n_i,   m_i ← γ m_i + (1 - γ) Σ_j z_{i,j},   e_i = m_i / N_i
+
+    The n_i vectors z_{i,j} of a batch are those nearest to e_i. N_i is smoothed,
+    N (N_i + ε) / (N + K ε) with N = Σ N_i, so that no code divides by 0. All begin with N_i = 1.
+    Codes move in training mode only, after the batch was quantised by the old ones; the loss is
+    β ‖z - sg[e]‖² alone.
+    """
+
+    def __init__(
+        self, codes: int, dim: int, beta: float = 0.25, gamma: float = 0.99, eps: float = 1e-5
+    ):
+        super().__init__(codes, dim, beta)
+        self.gamma, self.eps = gamma, eps
+        self.embedding.weight.requires_grad_(False)
+        self.register_buffer("counts", torch.ones(codes))  # N_i
+        self.register_buffer("sums", self.embedding.weight.clone())  # m_i
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z (b, c, h, w) -> z_q with z's gradient, the loss (a mean), the indices (b, h, w)."""
+        indices = self.indices(z)
+        codes = self.lookup(indices)
+        loss = self.beta * ((codes - z) ** 2).mean()
+        if self.training:
+            self.update(z.detach(), indices)
+        return z + (codes - z).detach(), loss, indices
+
+    @torch.no_grad()
+    def update(self, z: Tensor, indices: Tensor) -> None:
+        """One step of the moving means: z (b, c, h, w), the indices (b, h, w) of its codes."""
+        chosen = F.one_hot(indices.flatten(), len(self.counts)).to(z.dtype)  # (b h w, codes)
+        vectors = z.movedim(1, -1).flatten(0, -2)
+        self.counts.lerp_(chosen.sum(0), 1 - self.gamma)
+        self.sums.lerp_(chosen.T @ vectors, 1 - self.gamma)
+        total, smooth = self.counts.sum(), self.counts + self.eps
+        smooth = total * smooth / (total + len(smooth) * self.eps)
+        self.embedding.weight.copy_(self.sums / smooth[:, None])
 
 
 class VQModel(nn.Module):
