@@ -4,7 +4,9 @@ Everything that ends in a picture returns nothing and shows it; what a picture s
 the notebook, because pictures are not compared when notebooks run as tests.
 """
 
+import dataclasses
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
@@ -39,7 +41,19 @@ def show(*functions: Callable) -> None:
     from IPython.display import Markdown, display
 
     for function in functions:
-        display(Markdown(f"```python\n{inspect.getsource(function)}```"))
+        source = textwrap.dedent(inspect.getsource(function))  # a method's too
+        display(Markdown(f"```python\n{source}```"))
+
+
+def differences(**configs) -> None:
+    """A table of the fields in which configs of one class differ, a column for each config."""
+    from IPython.display import Markdown, display
+
+    fields = [field.name for field in dataclasses.fields(next(iter(configs.values())))]
+    values = {field: [getattr(config, field) for config in configs.values()] for field in fields}
+    rows = [["", *configs], ["---"] * (len(configs) + 1)]
+    rows += [[f"`{name}`", *map(str, row)] for name, row in values.items() if len({*row}) > 1]
+    display(Markdown("\n".join("| " + " | ".join(row) + " |" for row in rows)))
 
 
 def plot_schedules(schedules: dict[str, Tensor]) -> None:
