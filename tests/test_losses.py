@@ -105,6 +105,17 @@ def test_every_term_of_the_bound(variance):
     assert abs(bound - (sum(terms) + prior)) <= 1e-9
 
 
+@pytest.mark.parametrize("t", [1, 2, 30])
+def test_terms_of_many_numbers_add_up(t):
+    """Coordinates that do not mix: each term is the sum of the terms of one coordinate alone."""
+    x0, eps = torch.randn((2, 3, 2, 2), generator=torch.Generator().manual_seed(2)).double()
+    eps_model = lambda x, t: torch.sin(x) + 0.01 * t  # noqa: E731
+    whole = losses.l_t(eps_model, x0, t, eps, AB)
+    parts = losses.l_t(eps_model, x0.reshape(-1, 1), t, eps.reshape(-1, 1), AB)
+    assert whole.shape == (3,)
+    assert (whole - parts.reshape(3, -1).sum(1)).abs().max() <= 1e-9 * whole.abs().max()
+
+
 def test_the_bound_is_above_the_exact_likelihood_and_tightens():
     """The reverse chain of linear Gaussians has a Gaussian p(x0): E[-log p] is known exactly."""
     gaps = []

@@ -453,6 +453,7 @@ def test_gaussian_options():
     assert torch.equal(x, gaussian(3, temperature=0)(x))
     repeated = gaussian(3, repeat=True)(x)
     assert (repeated == repeated[:1]).all() and repeated[0].std() > 0.9
+    assert not torch.equal(repeated[0, 0], repeated[0, 1])  # repeated over the batch alone
     dropped = gaussian(3, dropout=0.25)(x)
     zero = dropped == 0
     assert abs(zero.double().mean() - 0.25) < 0.01

@@ -57,6 +57,7 @@ EQUIVALENT: dict[str, str] = {
     "eps_loss_weight: sides of a difference swapped in `1 - alpha_t`": SQUARED,
     "simple_loss: sides of a difference swapped in `eps - eps_theta`": SQUARED,
     "alpha_bar: -1 for 0 in `0`": "the line has one dimension, which is also its last",
+    "gaussian: Gt for GtE in `torch.rand(z.shape, generator=generator) >= dropout`": "never equal",
     "last: 2 for 1 in `1`": "two steps are kept in memory, the last is returned",
     "check_eta: GtE for Gt in `sigma(ab[t], ab[s], eta) ** 2 > 1 - ab[s] + 1e-12`": "never equal",
 }

@@ -33,6 +33,18 @@ def with_palette(png: str) -> str:
     return min(png.replace("\n", ""), small, key=len)
 
 
+def in_one_piece(outputs: list) -> list:
+    """Texts printed one after another as one output, however the kernel happened to flush them."""
+    merged = []
+    for output in outputs:
+        text = output.output_type == "stream"
+        if text and merged and merged[-1].get("name") == output.name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
 def run(path: pathlib.Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}})
@@ -42,6 +54,8 @@ def run(path: pathlib.Path) -> None:
         cell.id = f"cell-{number:02d}"
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = in_one_piece(cell.outputs)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
