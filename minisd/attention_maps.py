@@ -48,8 +48,8 @@ class AttentionMaps:
         weights, known = weights.detach().cpu(), self._sums.get(path)
         if known is not None and (known.shape != weights.shape or self._sizes[path] != size):
             raise ValueError(
-                f"maps of different shapes cannot be averaged: {path} gave {tuple(known.shape)}, "
-                f"now {tuple(weights.shape)}; capture each shape by itself"
+                f"maps of different shapes cannot be averaged: {path} gave {tuple(known.shape)} on "
+                f"{self._sizes[path]}, now {tuple(weights.shape)} on {size}; capture each by itself"
             )
         self._sums[path] = weights if known is None else known + weights
         self._calls[path] = self._calls.get(path, 0) + 1

@@ -272,5 +272,7 @@ def test_what_cannot_be_shown_is_said():
             ValueError, match=r"different shapes.*input_blocks\.1\.1.*\(2, 384, 7\)"
         ):
             UNET(INPUTS[0][..., :16], *INPUTS[1:])
+        with pytest.raises(ValueError, match=r"\(16, 24\), now \(2, 384, 7\) on \(24, 16\)"):
+            UNET(INPUTS[0].mT, *INPUTS[1:])
     with pytest.raises(ValueError, match=r"no layer has maps of \(5, 5\), only of \[\(16, 24\)"):
         maps.at((5, 5))

@@ -82,6 +82,15 @@ def test_moving_means_are_the_papers():
         assert (quantizer.embedding.weight - codebook).abs().max() < 1e-14
 
 
+def test_moving_means_let_the_gradient_through():
+    quantizer = filled(EMAVectorQuantizer(7, 3))
+    z, above = Z.clone().requires_grad_(), draw(*Z.shape, seed=3).double()
+    z_q, loss, indices = quantizer.eval()(z)
+    assert torch.equal(torch.autograd.grad(z_q, z, above, True)[0], above)
+    by_z = 0.25 * 2 * (Z - quantizer.lookup(indices)) / Z.numel()
+    assert (torch.autograd.grad(loss, z)[0] - by_z).abs().max() < 1e-15
+
+
 def test_moving_means_find_the_means_and_evaluation_leaves_them():
     """Vectors round three points; codes end there, whatever began nearest. No gradient is asked."""
     points = torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, -3.0]])
