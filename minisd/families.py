@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import configs as c
 from .models.autoencoder import AutoencoderKL
@@ -99,10 +100,21 @@ FAMILIES = {
 }
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """normal_ does nothing: for a tensor without numbers torch would import its compiler first,
+    70 MB and a second."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is nn.init.normal_:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
 def on_meta(part: Part) -> nn.Module:
     """The network without its numbers: names and shapes only."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingDrawn():
             return part.module(part.config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError, KeyError) as error:
         raise CheckpointError(f"{part.config} makes no {part.module.__name__}: {error}") from None
