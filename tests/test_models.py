@@ -134,5 +134,13 @@ def test_wrong_vector_of_the_unet():
         small(vector_dim=6)(X, I, CONTEXT)
     with pytest.raises(ValueError, match=r"y must be \(2, 6\), got \(2, 5\)"):
         small(vector_dim=6)(X, I, CONTEXT, torch.zeros(2, 5))
+    for y, message in [
+        (torch.zeros(2), r"y must be \(2,\) whole numbers, got torch.float32 \(2,\)"),
+        (I[:1], r"y must be \(2,\) whole numbers"),
+        (I + 10, r"from 0 to 9, got \[10, 10\]"),
+        (I - 1, "from 0 to 9"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            small(classes=10)(X, I, CONTEXT, y)
     with pytest.raises(ValueError, match="context must be None"):
         small(context_dim=None)(X, I, CONTEXT)

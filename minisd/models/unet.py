@@ -142,3 +142,7 @@ class UNet(nn.Module):
             raise ValueError(f"y must {'' if y is None else 'not '}be given to this U-Net")
         if c.vector_dim and y.shape != (len(x), c.vector_dim):
             raise ValueError(f"y must be ({len(x)}, {c.vector_dim}), got {tuple(y.shape)}")
+        if c.classes and (y.shape != x.shape[:1] or y.is_floating_point()):
+            raise ValueError(f"y must be ({len(x)},) whole numbers, got {y.dtype} {tuple(y.shape)}")
+        if c.classes and not ((y >= 0) & (y < c.classes)).all():
+            raise ValueError(f"y must be classes from 0 to {c.classes - 1}, got {y.tolist()}")
