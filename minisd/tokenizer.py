@@ -33,7 +33,7 @@ def clean(text: str) -> str:
     HTML entities are resolved twice; curly quotes become straight, full-width letters and ligatures
     plain; control characters go; accents are composed (NFC). OpenAI leaves all but the entities to
     the package ftfy: this is the part of it that prompts meet. What ftfy also does, and this does
-    not: mend text decoded by the wrong table ("cafÃ©"), keep "&ldquo;" curly after a "<".
+    not: mend text decoded by the wrong table ("cafÃ©"), keep "&ldquo;" curly beside a "<".
     """
     if not isinstance(text, str):
         raise ValueError(f"a prompt is a string, got {type(text).__name__}")
@@ -139,7 +139,7 @@ class Tokenizer:
         self.start, self.end = len(self.vocabulary) - 2, len(self.vocabulary) - 1
         self.length, self.pad = length, self.end if pad is None else pad
         self._bytes = {symbol: byte for byte, symbol in self.symbols.items()}
-        self._known: dict[str, list[str]] = {START: [START], END: [END]}
+        self._known: dict[str, list[str]] = {}
         if any(len(pair) != 2 or not set(pair) <= self.ids.keys() for pair in self.ranks):
             raise ValueError("a merge is a pair of bytes, or of what other merges make of them")
         if length < 2:
@@ -158,7 +158,7 @@ class Tokenizer:
                 raise ValueError(f"{name} must be from 0 to {len(self.vocabulary) - 1}, got {i}")
 
     def _merging(self, word: str) -> Iterator[list[str]]:
-        pieces = spell(word, self.symbols)
+        pieces = [word] if word in (START, END) else spell(word, self.symbols)
         yield pieces
         while pairs := [pair for pair in pairwise(pieces) if pair in self.ranks]:
             pieces = merge(pieces, min(pairs, key=self.ranks.__getitem__))

@@ -140,6 +140,7 @@ def test_steps_apply_one_merge_each_in_the_order_learned():
             pair = next(p for p in pairwise(before) if merge(before, p) == after)
             ranks.append(CLIP.ranks[pair])
         assert ranks == sorted(ranks)
+    assert CLIP.steps(END) == [[END]]
     assert CLIP.steps("cat") == [["c", "a", "t</w>"], ["c", "at</w>"], ["cat</w>"]]
 
 
