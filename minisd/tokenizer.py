@@ -19,7 +19,7 @@ from torch import Tensor
 START, END = "<|startoftext|>", "<|endoftext|>"
 FIXED = re.compile(rf"{re.escape(START)}|{re.escape(END)}|'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
 STRAIGHT = str.maketrans("\u02bc‘’‚‛“”„‟", "'" * 5 + '"' * 4)
-WIDE = re.compile("[\u3000\uff01-\uffefﬀ-ﬆĲĳŉǄ-ǌǱ-ǳ]")  # full- and half-width forms, ligatures
+WIDE = re.compile("[\uff01-\uffefﬀ-ﬆĲĳŉǄ-ǌǱ-ǳ]")  # full- and half-width forms, ligatures
 CONTROL = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
 Merge = tuple[str, str]
 

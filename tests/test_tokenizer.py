@@ -41,7 +41,7 @@ DIRTY = {  # what OpenAI's cleaning (html.unescape, ftfy 6.3) makes of it; trans
     "fish &amp;amp; chips": "fish & chips",
     "&lt;b&gt; caf&eacute; &quot;&#39;&#x41;": "<b> café \"'a",
     "&ldquo;hi&rdquo; &hellip;": '"hi" …',
-    "a&nbsp;b": "a b",
+    "a&nbsp;b\u3000c": "a b c",
     "ＡＢＣ１２！": "abc12!",
     "ﬁne ﬂow eﬃcient": "fine flow efficient",
     "ĳs ŉ ǆ": "ijs 'n dž",
