@@ -123,8 +123,8 @@ def load_module(
 
 def _weight(key: str, value: Stored | Tensor, dtype: torch.dtype) -> Tensor:
     tensor = (value.read() if isinstance(value, Stored) else value).to(dtype)
-    bounds = torch.stack(tensor.aminmax())  # holds no second copy, and a NaN shows in both
-    if not bounds.isfinite().all():
+    # the least and the greatest need no second copy, and a NaN shows in both
+    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
         raise CheckpointError(f"{key} holds NaN or infinite numbers (read as {dtype})")
     return tensor
 

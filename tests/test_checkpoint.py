@@ -199,6 +199,14 @@ def test_a_small_unet_is_recognised_and_fitted(tmp_path):
     assert loaded.vae.config == dataclasses.replace(c.KL_F8, channels=32)
 
 
+def test_a_width_that_heads_of_64_do_not_divide_is_not_fitted(tmp_path):
+    """How many heads such a U-Net has stands in no key: it would load, and compute otherwise."""
+    known = small("sd2", model_channels=96, head_channels=32, channel_mult=c.SD2.channel_mult)
+    path = written(tmp_path, weights(known, parts=["unet"]))
+    said = message(path, prediction="eps", parts=["unet"])
+    assert "time_embed.0.weight is (384, 96), not (1280, 320)" in said
+
+
 def test_eps_or_v_must_be_told_for_sd2(tmp_path):
     published = {"head_channels": 64, "res_blocks": 2, "channel_mult": c.SD2.channel_mult}
     known = small("sd2", model_channels=64, **published)
@@ -255,6 +263,18 @@ def test_keys_of_no_part(text, tmp_path):
     text["lora_unet.down.weight"] = torch.zeros(3)
     said = message(written(tmp_path, text), ONLY_TEXT)
     assert "holds 1 tensors that belong to no part of sd1: lora_unet.down.weight" in said
+
+
+def test_what_checkpoints_hold_beside_the_networks(text, tmp_path):
+    """Buffers and networks that FACTS knows of and minisd has no class for are left alone."""
+    extras = ["scale_factor", "betas", "sqrt_recipm1_alphas_cumprod", "alphas_cumprod_prev"]
+    extras += ["lvlb_weights", "logvar", "posterior_mean_coef2", "denoiser.sigmas"]
+    extras += ["model_ema.decay", "first_stage_model.loss.logvar", "depth_model.a.weight"]
+    extras += ["low_scale_model.betas", "embedder.model.a", "noise_augmentor.data_mean"]
+    for key in extras:
+        assert load(written(tmp_path, text | {key: torch.ones(2)}), ONLY_TEXT).text is not None
+        strange = "stage." + key
+        assert strange in message(written(tmp_path, text | {strange: torch.ones(2)}), ONLY_TEXT)
 
 
 def test_first_few():
