@@ -59,6 +59,7 @@ EQUIVALENT: dict[str, str] = {
     "gaussian_nll: sides of a difference swapped in `x - mean`": SQUARED,
     "l_t: 1 for 0 in `0` #2": "every sample of a batch has as many numbers",
     "l_t: -1 for 0 in `0` #2": "every sample of a batch has as many numbers",
+    "l_t: x_t for x0 in `x0` #3": "x_t has as many numbers as x0",
     "l_T: 1 for 0 in `0`": "every sample of a batch has as many numbers",
     "l_T: -1 for 0 in `0`": "every sample of a batch has as many numbers",
     "alpha_bar: -1 for 0 in `0`": "the line has one dimension, which is also its last",
