@@ -52,7 +52,7 @@ def move(
     """PNDM's transfer, by way of x0 so that x0 can be projected: the DDIM step with σ = 0."""
     x0 = pred_x0(x, eps, ab_t)
     x0 = project(x0) if project else x0
-    return sqrt(ab_s) * x0 + dir_xt(eps, ab_s, 0.0), x0
+    return dir_xt(eps, ab_s, 0.0).add(x0, alpha=sqrt(ab_s)), x0  # one pass over x0, not two
 
 
 def check_inputs(x: Tensor, times, ab: Tensor) -> tuple[list[int], list[float]]:
