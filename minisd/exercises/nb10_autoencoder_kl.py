@@ -271,6 +271,9 @@ EXERCISES = {
         _kl_mc_cases,
         {
             "exp(logvar) is a variance, not a standard deviation": _kl_mc_with(half=1.0),
+            "that is the closed form: average over the samples of the noise given": (
+                lambda mean, logvar, noise: Posterior(mean[None], logvar[None]).kl()[0]
+            ),
             "the sign: log q - log p, averaged over samples of q": _kl_mc_with(sign=-1.0),
             "both densities are asked at z, not p at the noise": _kl_mc_with(at_noise=True),
             "q's density has 1/std in front: its log is missing": _kl_mc_with(keep=0.0),

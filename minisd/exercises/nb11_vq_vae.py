@@ -224,6 +224,9 @@ EXERCISES = {
             "a code that nobody chose stays where it is": _sum_with(
                 lambda n, all_, k: n.clamp(min=1), lambda codes: 0 * codes
             ),
+            "the mean of no vectors is nan: a code that nobody chose stays": _sum_with(
+                lambda n, all_, k: n, lambda codes: codes * math.nan
+            ),
             "divide by the number of vectors of this code, not of codes": _sum_with(
                 lambda n, all_, k: k, lambda codes: codes
             ),
