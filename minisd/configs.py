@@ -15,24 +15,18 @@ class UNetConfig:
     attention_factors: tuple[int, ...] = (4, 2, 1)
     heads: int | None = 8  # a fixed number of heads ...
     head_channels: int | None = None  # ... or a fixed width of each
-    transformer_depth: tuple[int, ...] = (
-        1,
-        1,
-        1,
-        1,
-    )  # blocks per level; the last serves the middle
+    # blocks per level; the last entry serves the middle too
+    transformer_depth: tuple[int, ...] = (1, 1, 1, 1)
     context_dim: int | None = 768  # None: plain self-attention, no prompt
     linear_projections: bool = False  # around a transformer: Linear, or a 1 x 1 convolution
-    self_attention: tuple[bool, ...] = (
-        True,
-        True,
-        True,
-        True,
-    )  # by level; the middle has it always
+    # by level; the middle has it always
+    self_attention: tuple[bool, ...] = (True, True, True, True)
     vector_dim: int | None = None  # a vector condition added to the time embedding (SDXL, unCLIP)
     classes: int | None = None  # an embedded integer condition (the upscaler's noise level)
     resblock_updown: bool = False
+    groups: int = 32  # of every GroupNorm
     prediction: str = "eps"
+    zero_terminal_snr: bool = False  # x_T is noise alone: v, and time grids that begin at T
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class AutoencoderConfig:
     embed_dim: int = 4
     codes: int | None = None  # the codebook's size; None is KL
     scale_factor: float = 0.18215
+    groups: int = 32  # of every GroupNorm
 
     @property
     def factor(self) -> int:

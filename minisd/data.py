@@ -48,7 +48,28 @@ COLORS = {
     "purple": (128, 60, 170),
     "pink": (240, 130, 190),
 }
-BACKGROUNDS = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0)}
+BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "grey": (128, 128, 128),
+    "black": (0, 0, 0),
+    "cream": (255, 236, 200),
+    "navy": (20, 26, 74),
+}
+
+
+def cover(
+    shape: str, size: float, x: float, y: float, pixels: int = 32, angle: float = 0.0
+) -> np.ndarray:
+    """How much of each pixel a shape covers, 0 to 1, its edge one pixel wide: (pixels, pixels)."""
+    distance = _known("shape", shape, SHAPES)
+    if not size > 0:
+        raise ValueError(f"size must be more than 0, got {size}")
+    centres = (np.arange(pixels) + 0.5) / pixels
+    right, up = (centres[None, :] - x) / size, (y - centres[:, None]) / size
+    turn = np.deg2rad(angle)
+    u, v = right * np.cos(turn) + up * np.sin(turn), up * np.cos(turn) - right * np.sin(turn)
+    # A pixel is covered by half where the outline meets its centre, and wholly half a pixel inside.
+    return np.clip(0.5 - distance(u, v) * size * pixels, 0, 1)
 
 
 def draw(
@@ -65,29 +86,22 @@ def draw(
 
     size is about the shape's radius, (x, y) its centre, angle in degrees, counter-clockwise.
     """
-    distance = _known("shape", shape, SHAPES)
     paint = np.array(_known("color", color, COLORS), dtype=float)
     ground = np.array(_known("background", background, BACKGROUNDS), dtype=float)
-    if not size > 0:
-        raise ValueError(f"size must be more than 0, got {size}")
-    centres = (np.arange(pixels) + 0.5) / pixels
-    right, up = (centres[None, :] - x) / size, (y - centres[:, None]) / size
-    turn = np.deg2rad(angle)
-    u, v = right * np.cos(turn) + up * np.sin(turn), up * np.cos(turn) - right * np.sin(turn)
-    # A pixel is covered by half where the outline meets its centre, and wholly half a pixel inside.
-    cover = np.clip(0.5 - distance(u, v) * size * pixels, 0, 1)
-    picture = ground[:, None, None] * (1 - cover) + paint[:, None, None] * cover
+    covered = cover(shape, size, x, y, pixels, angle)
+    picture = ground[:, None, None] * (1 - covered) + paint[:, None, None] * covered
     return torch.from_numpy(picture / 127.5 - 1).to(torch.get_default_dtype())
 
 
 def world(pixels: int = 32) -> tuple[Tensor, list[str]]:
-    """A finite world: every shape, colour and background, each at four places, with captions.
+    """A finite world: every shape and colour on white, grey, black, at four places, with captions.
 
     Returns pictures (576, 3, pixels, pixels) and captions such as "an orange circle on white",
     which say nothing of the place.
     """
     places = [(0.36, 0.36), (0.64, 0.36), (0.36, 0.64), (0.64, 0.64)]
-    things = list(itertools.product(SHAPES, COLORS, BACKGROUNDS, places))
+    grounds = ("white", "grey", "black")
+    things = list(itertools.product(SHAPES, COLORS, grounds, places))
     pictures = [draw(s, c, 0.3, *place, b, pixels) for s, c, b, place in things]
     captions = [f"{'an' if c[0] in 'aeiou' else 'a'} {c} {s} on {b}" for s, c, b, _ in things]
     return torch.stack(pictures), captions

@@ -12,11 +12,11 @@ from .blocks import GroupNorm32, Upsample
 class Block(nn.Module):
     """Two normalised convolutions and a skip; no time here."""
 
-    def __init__(self, channels: int, out_channels: int):
+    def __init__(self, channels: int, out_channels: int, groups: int = 32):
         super().__init__()
-        self.norm1 = GroupNorm32(channels, eps=1e-6)
+        self.norm1 = GroupNorm32(channels, 1e-6, groups)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm32(out_channels, eps=1e-6)
+        self.norm2 = GroupNorm32(out_channels, 1e-6, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if out_channels != channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
@@ -30,9 +30,9 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """One head of attention over all pixels, by 1 x 1 convolutions."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int = 32):
         super().__init__()
-        self.norm = GroupNorm32(channels, eps=1e-6)
+        self.norm = GroupNorm32(channels, 1e-6, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ class Halve(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-def _middle(channels: int) -> nn.Module:
+def _middle(channels: int, groups: int) -> nn.Module:
     middle = nn.Module()
-    middle.block_1, middle.block_2 = Block(channels, channels), Block(channels, channels)
-    middle.attn_1 = Attention(channels)
+    middle.block_1, middle.block_2 = (Block(channels, channels, groups) for _ in range(2))
+    middle.attn_1 = Attention(channels, groups)
     return middle
 
 
@@ -77,10 +77,10 @@ def _levels(config: AutoencoderConfig, channels: int, blocks: int, up: bool) -> 
         stage = nn.Module()
         stage.block, stage.attn = nn.ModuleList(), nn.ModuleList()
         for _ in range(blocks):
-            stage.block.append(Block(channels, mult * config.channels))
+            stage.block.append(Block(channels, mult * config.channels, config.groups))
             channels = mult * config.channels
             if level in config.attention_levels:
-                stage.attn.append(Attention(channels))
+                stage.attn.append(Attention(channels, config.groups))
         if up and level:
             stage.upsample = Upsample(channels)
         elif not up and level < len(order) - 1:
@@ -96,8 +96,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
         stages, channels = _levels(config, config.channels, config.res_blocks, up=False)
-        self.down, self.mid = nn.ModuleList(stages), _middle(channels)
-        self.norm_out = GroupNorm32(channels, eps=1e-6)
+        self.down, self.mid = nn.ModuleList(stages), _middle(channels, config.groups)
+        self.norm_out = GroupNorm32(channels, 1e-6, config.groups)
         z = config.z_channels if config.codes else 2 * config.z_channels
         self.conv_out = nn.Conv2d(channels, z, 3, padding=1)
 
@@ -117,10 +117,10 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.channel_mult[-1] * config.channels
         self.conv_in = nn.Conv2d(config.z_channels, channels, 3, padding=1)
-        self.mid = _middle(channels)
+        self.mid = _middle(channels, config.groups)
         stages, channels = _levels(config, channels, config.res_blocks + 1, up=True)
         self.up = nn.ModuleList(reversed(stages))
-        self.norm_out = GroupNorm32(channels, eps=1e-6)
+        self.norm_out = GroupNorm32(channels, 1e-6, config.groups)
         self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -41,15 +41,13 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 class GroupNorm32(nn.GroupNorm):
-    """GroupNorm of 32 groups, computed in float32 when x is shorter, in float64 when x is."""
+    """GroupNorm whose sums are float32 for shorter x: torch's own do that and round once.
 
-    def __init__(self, channels: int, eps: float = 1e-5):
-        super().__init__(32, channels, eps)
+    32 groups in every published model. The official class turns x to float32 and back instead.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.weight.to(wide), self.bias.to(wide)
-        return F.group_norm(x.to(wide), self.num_groups, weight, bias, self.eps).to(x.dtype)
+    def __init__(self, channels: int, eps: float = 1e-5, groups: int = 32):
+        super().__init__(groups, channels, eps)
 
 
 class Upsample(nn.Module):
@@ -80,14 +78,18 @@ class ResBlock(nn.Module):
     resample, an Upsample or Downsample without convolution, acts on both branches (LDM inpainting).
     """
 
-    def __init__(self, channels: int, emb_channels: int, out_channels: int, resample=None):
+    def __init__(
+        self, channels: int, emb_channels: int, out_channels: int, resample=None, groups: int = 32
+    ):
         super().__init__()
         self.in_layers = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(channels, groups=groups),
+            nn.SiLU(),
+            nn.Conv2d(channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
-            GroupNorm32(out_channels),
+            GroupNorm32(out_channels, groups=groups),
             nn.SiLU(),
             nn.Dropout(0.0),
             zero(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -168,11 +170,19 @@ class SpatialTransformer(nn.Module):
     """Transformer blocks on pixels as tokens, between two projections: a prompt gets in here."""
 
     def __init__(
-        self, channels, heads, head_dim, depth, context_dim, linear=False, self_attention=True
+        self,
+        channels: int,
+        heads: int,
+        head_dim: int,
+        depth: int,
+        context_dim: int,
+        linear: bool = False,
+        self_attention: bool = True,
+        groups: int = 32,
     ):
         super().__init__()
         self.linear, inner = linear, heads * head_dim
-        self.norm = GroupNorm32(channels, eps=1e-6)
+        self.norm = GroupNorm32(channels, 1e-6, groups)
         self.proj_in = nn.Linear(channels, inner) if linear else nn.Conv2d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(inner, context_dim, heads, head_dim, self_attention)
@@ -189,7 +199,7 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             h = self.proj_in(rearrange(h, to_tokens))
         else:
-            h = rearrange(self.proj_in(h), to_tokens)
+            h = rearrange(self.proj_in(h), to_tokens).contiguous()
         for block in self.transformer_blocks:
             h = block(h, context)
         if self.linear:
@@ -200,10 +210,10 @@ class SpatialTransformer(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention among the pixels alone, in the LDMs that take no prompt."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, heads: int, groups: int = 32):
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm32(channels)
+        self.norm = GroupNorm32(channels, groups=groups)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero(nn.Conv1d(channels, channels, 1))
 

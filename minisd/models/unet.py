@@ -55,7 +55,7 @@ class UNet(nn.Module):
                 return []
             heads = config.heads or channels // config.head_channels
             if config.context_dim is None:
-                return [AttentionBlock(channels, heads)]
+                return [AttentionBlock(channels, heads, config.groups)]
             return [
                 SpatialTransformer(
                     channels,
@@ -65,12 +65,16 @@ class UNet(nn.Module):
                     config.context_dim,
                     config.linear_projections,
                     middle or config.self_attention[level],
+                    config.groups,
                 )
             ]
 
+        def residual(channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
+            return ResBlock(channels, emb, out, resample, config.groups)
+
         def resample(channels: int, kind: type) -> nn.Module:
             if config.resblock_updown:
-                return ResBlock(channels, emb, channels, kind(channels, conv=False))
+                return residual(channels, channels, kind(channels, conv=False))
             return kind(channels)
 
         self.input_blocks = nn.ModuleList(
@@ -79,7 +83,7 @@ class UNet(nn.Module):
         channels, skips = width, [width]
         for level, mult in levels:
             for _ in range(config.res_blocks):
-                block = ResBlock(channels, emb, mult * width)
+                block = residual(channels, mult * width)
                 channels = mult * width
                 self.input_blocks.append(Stage(block, *attend(channels, level)))
                 skips.append(channels)
@@ -87,21 +91,21 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(resample(channels, Downsample)))
                 skips.append(channels)
         self.middle_block = Stage(
-            ResBlock(channels, emb, channels),
+            residual(channels, channels),
             *attend(channels, last, middle=True),
-            ResBlock(channels, emb, channels),
+            residual(channels, channels),
         )
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(levels):
             for i in range(config.res_blocks + 1):
-                layers = [ResBlock(channels + skips.pop(), emb, mult * width)]
+                layers = [residual(channels + skips.pop(), mult * width)]
                 channels = mult * width
                 layers += attend(channels, level)
                 if level and i == config.res_blocks:
                     layers.append(resample(channels, Upsample))
                 self.output_blocks.append(Stage(*layers))
         self.out = nn.Sequential(
-            GroupNorm32(channels),
+            GroupNorm32(channels, groups=config.groups),
             nn.SiLU(),
             zero(nn.Conv2d(channels, config.out_channels, 3, padding=1)),
         )
