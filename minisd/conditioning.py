@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .models.bert import BERTText
 from .models.blocks import timestep_embedding
+from .models.clip import TextState
 from .tensorfile import CheckpointError
 from .tokenizer import Tokenizer, clean, split
 
@@ -31,6 +32,13 @@ class Conditioning(NamedTuple):
     def named(self) -> dict[str, Tensor]:
         """What is there, by name, as guidance.cfg takes it."""
         return {name: part for name, part in self._asdict().items() if part is not None}
+
+
+def repeated(x: Tensor, count: int) -> Tensor:
+    """x (b, ...) for count pictures, each as often as it takes: (count, ...)."""
+    if count % len(x):
+        raise ValueError(f"{len(x)} prompts, pictures or noises do not make {count} pictures")
+    return x.repeat_interleave(count // len(x), dim=0)
 
 
 # ---- the prompt ---------------------------------------------------------------------------
@@ -62,23 +70,14 @@ def read_tokenizer(metadata: Mapping[str, str]) -> tuple[Tokenizer, frozenset[st
         raise CheckpointError(f"the metadata's tokenizer cannot be read: {error!r}") from None
 
 
-def read_prompts(
-    prompts: Sequence[str], texts: Sequence[nn.Module], tokenizers: Sequence[Callable]
-) -> tuple[Tensor, Tensor]:
-    """Prompts through one text encoder, or two: the context (b, n, dim), and the last's pooled.
-
-    SDXL reads a prompt twice, and its context is both answers side by side, 768 + 1280 wide.
-    """
-    states = []
-    for text, tokenizer in zip(texts, tokenizers, strict=True):
-        if tokenizer is None:
-            raise ValueError(
-                f"no tokenizer for a {type(text).__name__} of {text.config.vocabulary} tokens: "
-                "pass Pipeline(..., tokenizers=[...]), functions from prompts to ids (b, n)"
-            )
-        device = next(text.parameters()).device
-        states.append(text(tokenizer(list(prompts)).to(device)))
-    return torch.cat([state.context for state in states], dim=2), states[-1].pooled
+def read_prompt(prompts: Sequence[str], text: nn.Module, tokenizer: Callable | None) -> TextState:
+    """Prompts through a text encoder: its context (b, n, width) and what it pools, (b, width)."""
+    if tokenizer is None:
+        raise ValueError(
+            f"no tokenizer for a {type(text).__name__} of {text.config.vocabulary} tokens: "
+            "pass Pipeline(..., tokenizers=[...]), a function from prompts to ids (b, n) for each"
+        )
+    return text(tokenizer(list(prompts)).to(next(text.parameters()).device))
 
 
 def prompt_warnings(prompt: str, tokenizers: Sequence, words: frozenset[str] = frozenset()) -> list:

@@ -1,20 +1,17 @@
 """From a prompt to a picture, for every published family and for models of your own.
 
     pipe = Pipeline.load("sd-v1-4.safetensors")
-    run = pipe.txt2img("a painting of a virus monster", seed=3, n=2)
-    for step in run:                        # may be left out: a progress bar, a trajectory
+    run = pipe.txt2img("a painting of a fox", seed=3, n=2)
+    for step in run:                        # or not: for a progress bar, or a trajectory
         print(step.t)
-    pictures = run.pictures()               # (2, 3, 512, 512), float32, -1..1
+    pictures = run.pictures()               # (2, 3, 512, 512)
 
-Pictures go in and come out as (b, 3, h, w) from -1 to 1. A seed means the same on every device:
-picture i of a batch draws all its noise from a generator of its own, on the CPU, seeded seed + i,
-so it is the picture that seed + i gives alone (up to rounding: a batch is summed in another order).
+Pictures go in and come out as float (b, 3, h, w) from -1 to 1. A seed means the same on every
+device: picture i draws all its noise on the CPU from its own generator, seeded seed + i, so in a
+batch it is the picture that it is alone (but for rounding).
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,118 +19,34 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint as files
-from . import conditioning as told
-from . import samplers
-from .conditioning import Conditioning, Frame
-from .configs import UNetConfig
-from .equations import q_sample
-from .families import Family, Part, on_meta
-from .guidance import cfg, from_v, paper_time
-from .models.autoencoder import Posterior, check_picture
-from .noise import keep
-from .pictures import in_tiles
-from .samplers import Step
-from .schedules import (
-    alpha_bar,
-    ldm_uniform_times,
-    scaled_linear_betas,
-    trailing_times,
-    zero_terminal_snr,
+from .conditioning import (
+    Conditioning,
+    depth_channel,
+    paint_mask,
+    read_tokenizer,
+    repeated,
+    shrink,
 )
-
-T = 1000
-SAMPLERS = {
-    name: getattr(samplers, name) for name in ("plms", "ddim", "s_pndm", "pndm", "ddpm")
-}
-Prompt = str | Sequence[str] | Conditioning
-
-
-class Usual(NamedTuple):
-    """What a family was trained for: a side in pixels, a guidance scale, the ends of its betas."""
-
-    size: int = 512
-    scale: float = 7.5
-    betas: tuple[float, float] = (0.00085, 0.012)
-
-
-VQ_BETAS = (0.0015, 0.0195)
-USUAL = {
-    "sd2": Usual(scale=9.0),
-    "sd2-depth": Usual(scale=9.0),
-    "unclip-h": Usual(768, 10.0),
-    "unclip-l": Usual(768, 10.0),
-    "upscaler": Usual(128, 9.0, (1e-4, 0.02)),
-    "sdxl": Usual(1024, 5.0),
-    "sdxl-refiner": Usual(1024, 5.0),
-    "ldm-txt2img": Usual(256, 5.0),
-    "ldm-text2img256": Usual(256, 5.0, VQ_BETAS),
-    "ldm-cin256": Usual(256, 3.0, VQ_BETAS),
-    "ldm-ffhq256": Usual(256, 1.0, VQ_BETAS),
-}
-
-
-def schedule(config: UNetConfig, family: str = "") -> Tensor:
-    """ᾱ_0..ᾱ_T that a U-Net was trained with."""
-    betas = scaled_linear_betas(T, *USUAL.get(family, Usual()).betas)
-    return alpha_bar(zero_terminal_snr(betas) if config.zero_terminal_snr else betas)
-
-
-def times(config: UNetConfig, steps: int) -> list[int]:
-    """The official grid, whose last step leads to t = 1 (60 steps are 63 there, too); for a model
-    with zero terminal SNR one from T to 0."""
-    return (trailing_times if config.zero_terminal_snr else ldm_uniform_times)(T, steps)
-
-
-def own_noise(seed: int, count: int) -> Callable[[Tensor], Tensor]:
-    """A function x -> N(0, I) like x, drawn for each picture from its own generator."""
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-
-    def draw(x: Tensor) -> Tensor:
-        shape = (1, *x.shape[1:])
-        return torch.cat([torch.randn(shape, generator=g) for g in generators]).to(x)
-
-    return draw
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to sample: all that a picture depends on beside the prompt and the picture it begins
-    with. A ValueError says what cannot be."""
-
-    negative: Prompt = ""
-    scale: float | None = None  # s of ε_u + s (ε_c - ε_u); 1 is no guidance, None the usual
-    rescale: float = 0.0  # Zero-SNR §3.4's φ
-    steps: int = 50
-    sampler: str = "plms"
-    eta: float = 0.0  # of ddim
-    seed: int = 0
-    n: int = 1  # pictures of each prompt
-    frame: Frame = Frame()  # SDXL's
-
-    def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.scale is not None and not 0 <= self.scale < math.inf:
-            raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"rescale must be from 0 to 1, got {self.rescale}")
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {self.n!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63 - 2**32:
-            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 2^32, got {self.seed}")
-        if not 0 <= self.eta <= 1 or self.eta and self.sampler != "ddim":
-            raise ValueError(f"eta must be from 0 to 1, and 0 but for ddim, got {self.eta}")
-        ldm_uniform_times(T, self.steps)  # it says what is wrong with the steps
+from .equations import q_sample
+from .families import Family
+from .guidance import cfg, from_v, paper_time
+from .networks import Networks
+from .noise import keep
+from .prediction import EpsModel
+from .samplers import Step, ddim_invert
+from .schedules import alpha_bar, scaled_linear_betas
+from .settings import SAMPLERS, Prompt, Settings, T, last_times, own_noise, schedule, times
 
 
 class Run:
-    """A picture in the making. Iterate it for the sampler's Steps, or not; then ask for pictures.
+    """A picture in the making: iterate it for the sampler's Steps, or not; then ask for pictures.
 
-    It begins when it is first asked for anything, and works once. len: how many steps.
+    Nothing is sampled before it is asked for, and nothing twice. len is the number of steps, times
+    the times they visit.
     """
 
-    def __init__(self, steps: Iterator[Step], grid: list[int], decode: Callable[[Tensor], Tensor]):
-        self.times = grid
+    def __init__(self, steps: Iterator[Step], times: list[int], decode: Callable[[Tensor], Tensor]):
+        self.times = times
         self._steps, self._decode, self._x = steps, decode, None
 
     def __len__(self) -> int:
@@ -145,54 +58,38 @@ class Run:
             yield step
 
     def latents(self) -> Tensor:
-        """The steps that are left, and where they lead: (b, c, h/f, w/f)."""
+        """What the steps lead to, after those that are left: (b, c, h/f, w/f), scaled."""
         for _ in self:
             pass
         return self._x
 
     def pictures(self) -> Tensor:
-        """The steps that are left, and the pictures: (b, 3, h, w), -1..1."""
+        """The pictures, after the steps that are left: (b, 3, h, w)."""
         return self._decode(self.latents())
 
 
-class Pipeline:
-    """The networks of a checkpoint, and the ways to make pictures with them.
+class Told(NamedTuple):
+    """A prompt and its opposite as conditions for b pictures, and their noise."""
 
-    tokenizers: one for each text encoder, a function from prompts to ids; CLIP's by default. words:
-    all that the model knows, for `warnings`. Each network is copied to device and dtype when it is
-    first used, from the checkpoint, which stays as it is; with release the copy is dropped right
-    after, so that only one is held at a time. (In float16 the first stage runs in float32: SDXL's
-    overflows.) tile: decode by tiles of so many latents. Pictures are decoded one by one.
+    cond: Conditioning
+    uncond: Conditioning | None
+    scale: float
+    count: int
+    noise: Callable[[Tensor], Tensor]
+    settings: Settings
+
+    def beside(self, channels: Tensor, y: Tensor | None = None) -> "Told":
+        """With more channels beside x_t, and classes y, the same for both."""
+        changes = {"beside": channels} | ({} if y is None else {"y": y})
+        uncond = self.uncond and self.uncond._replace(**changes)
+        return self._replace(cond=self.cond._replace(**changes), uncond=uncond)
+
+
+class Pipeline(Networks):
+    """A checkpoint's networks and the ways to make pictures with them; each way gives a Run.
+
+    All take Settings' fields by name: negative, scale, steps, sampler, seed, n, ...
     """
-
-    def __init__(
-        self,
-        checkpoint: files.Checkpoint,
-        tokenizers: Sequence[Callable] | None = None,
-        words: Sequence[str] = (),
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        release: bool = False,
-        tile: int | None = None,
-    ):
-        missing = [name for name in ("unet", "vae") if getattr(checkpoint, name) is None]
-        if missing:
-            raise ValueError(f"a pipeline needs a {' and a '.join(missing)} in its checkpoint")
-        self.checkpoint, self.family = checkpoint, checkpoint.family
-        self.texts = [name for name in ("text", "text_2") if getattr(checkpoint, name) is not None]
-        if tokenizers is None:
-            tokenizers = [told.tokenizer_for(getattr(checkpoint, name)) for name in self.texts]
-        if len(tokenizers) != len(self.texts):
-            raise ValueError(f"{len(self.texts)} text encoders need as many tokenizers")
-        self.tokenizers, self.words = list(tokenizers), frozenset(words)
-        self.device, self.dtype = torch.device(device), dtype
-        self.release, self.tile = release, tile
-        self.config, self.first_stage = checkpoint.unet.config, checkpoint.vae.config
-        self.usual = USUAL.get(self.family, Usual())
-        if self.family == "sd2" and self.config.prediction == "v":
-            self.usual = self.usual._replace(size=768)
-        self.ab = schedule(self.config, self.family)
-        self._placed: dict[str, nn.Module] = {}
 
     @classmethod
     def load(
@@ -204,118 +101,194 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         **options,
     ) -> "Pipeline":
-        """A pipeline of a file (see checkpoint.load); the weights stay mapped from it.
+        """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
 
-        options are Pipeline's. A tokenizer in the file's metadata is taken.
+        options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
+        and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
         """
         stored, metadata = dtype, {}
-        if Path(path).is_file():
+        if not Path(path).is_dir():
             about = files.info(path)
             metadata = about.metadata
             kinds = [getattr(torch, kind) for part in about.parts.values() for kind in part.dtypes]
             stored = next((kind for kind in kinds if kind in files.DTYPES), dtype)
         checkpoint = files.load(path, family, prediction, stored, ema)
-        found = told.read_tokenizer(metadata)
+        found = read_tokenizer(metadata)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
         return cls(checkpoint, dtype=dtype, **options)
 
-    # ---- the parts ------------------------------------------------------------------------
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[nn.Module]:
-        """A network on its device, in its dtype: with pipe.part("unet") as unet: ..."""
-        module = self._placed.get(name) or self._place(name)
-        if not self.release:
-            self._placed[name] = module
-        yield module
-
-    def _place(self, name: str) -> nn.Module:
-        module = getattr(self.checkpoint, name)
-        half_vae = name == "vae" and self.dtype == torch.float16
-        dtype = torch.float32 if half_vae else self.dtype
-        weights = module.state_dict()
-        if all(w.dtype == dtype and w.device == self.device for w in weights.values()):
-            return module.eval()
-        copy = on_meta(Part(type(module), module.config, ""))
-        copy.load_state_dict(
-            {key: weight.to(self.device, dtype) for key, weight in weights.items()}, assign=True
-        )
-        return copy.eval()
-
-    @torch.no_grad()
-    def encode(
-        self,
-        prompt: Prompt,
-        size: tuple[int, int] | None = None,
-        frame: Frame = Frame(),  # noqa: B008 - it is frozen
-        negative: bool = False,
-    ) -> Conditioning:
-        """A prompt, or several, as what the U-Net is told: (b, 77, 768) for SD 1.
-
-        size and frame are SDXL's; negative: as a negative prompt is told, which to SDXL's base is
-        nothing but zeros where it is empty, as in its training.
-        """
-        if isinstance(prompt, Conditioning):
-            return prompt
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if self.config.context_dim is None and not any(prompts):
-            return Conditioning()
-        if not self.texts:
-            raise ValueError(
-                f"{self.family} has no text encoder here: instead of a prompt pass a "
-                f"Conditioning, its context (b, n, {self.config.context_dim})"
-            )
-        states = []
-        for name, tokenizer in zip(self.texts, self.tokenizers, strict=True):
-            with self.part(name) as text:
-                states.append(told.read_prompts(prompts, [text], [tokenizer]))
-            del text
-        context, pooled = torch.cat([state[0] for state in states], dim=2), states[-1][1]
-        if self.family not in ("sdxl", "sdxl-refiner"):
-            return Conditioning(context)
-        refiner = self.family == "sdxl-refiner"
-        if negative and not refiner and not any(prompts):
-            context, pooled = torch.zeros_like(context), torch.zeros_like(pooled)
-        numbers = frame.numbers(self._size(size), refiner, negative)
-        return Conditioning(context, told.micro_vector(pooled, numbers, self.config.vector_dim))
-
-    def warnings(self, prompt: str) -> list[str]:
-        """What the model will not make of a prompt, in sentences for the user."""
-        return told.prompt_warnings(prompt, self.tokenizers, self.words)
-
-    @torch.no_grad()
-    def to_latent(self, picture: Tensor, noise: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Pictures (b, 3, h, w) -> scaled latents, one at a time; without noise the mode."""
-        with self.part("vae") as vae:
-            place = next(vae.parameters())
-            said = [vae.encode(p.to(place)) for p in picture.split(1)]
-        if isinstance(said[0], Posterior):
-            q = Posterior(*(torch.cat(part) for part in zip(*said, strict=True)))
-            z = q.mean if noise is None else q.sample(noise(q.mean))
-        else:
-            z = torch.cat(said)
-        return self.first_stage.scale_factor * z
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents -> pictures (b, 3, h, w) float32 in -1..1, one at a time, on the CPU."""
-        with self.part("vae") as vae:
-            place = next(vae.parameters())
-            one = vae.decode
-            if self.tile:
-                one = lambda z: in_tiles(vae.decode, z, self.tile, self.first_stage.factor)  # noqa: E731
-            z = (z / self.first_stage.scale_factor).to(place)
-            picture = torch.cat([one(z).float().cpu() for z in z.split(1)])
-        if not picture.isfinite().all():
-            raise ValueError(f"the picture holds nan or inf: {self.dtype} overflows in this model")
-        return picture.clamp(-1, 1)
+    @property
+    def ab(self) -> Tensor:
+        """ᾱ_0..ᾱ_T of the model."""
+        return schedule(self.config, self.family)
 
     # ---- the ways to make a picture -------------------------------------------------------
 
     def txt2img(self, prompt: Prompt, size=None, noise: Tensor | None = None, **settings) -> Run:
-        """A prompt to a picture of size (h, w), or of one side. noise: x_T, if not the seed's."""
-        made = _Making(self, prompt, Settings(**settings))
-        self._only_with(0, "txt2img")
-        x = made.noise_of(self._size(size)) if noise is None else noise
-        return made.run(made.state(x), times(self.config, made.settings.steps), size=size)
+        """A picture of a prompt, of size (h, w) or of one side. noise: x_T, if not the seed's."""
+        told = self._told(prompt, self.size(size), settings)
+        self._check_channels("txt2img", told)
+        empty = self._empty(told, self.size(size))
+        if noise is not None and noise.shape[1:] != empty.shape[1:]:
+            raise ValueError(f"noise must be {tuple(empty.shape)}, got {tuple(noise.shape)}")
+        x = told.noise(empty) if noise is None else noise
+        return self._run(told, x, times(self.config, told.settings.steps))
+
+    def img2img(self, picture: Tensor, prompt: Prompt, strength: float = 0.75, **settings) -> Run:
+        """A picture repainted: noised, and denoised in the last strength · steps of the steps."""
+        told = self._told(prompt, self._size_of(picture), settings)
+        self._check_channels("img2img", told)
+        return self._repaint(told, picture, strength)
+
+    def depth2img(
+        self, picture: Tensor, depth: Tensor, prompt: Prompt, strength: float = 0.8, **settings
+    ) -> Run:
+        """img2img that keeps the depths: depth (h, w) or (b, 1, h, w), in any unit, far or near up
+        as the model's MiDaS has it (near is large)."""
+        told = self._told(prompt, self._size_of(picture), settings)
+        size = [side // self.first_stage.factor for side in picture.shape[2:]]
+        told = told.beside(repeated(depth_channel(depth, size).to(self.like()), told.count))
+        self._check_channels("depth2img", told)
+        return self._repaint(told, picture, strength)
+
+    def inpaint(
+        self, picture: Tensor, mask: Tensor, prompt: Prompt, strength: float = 1.0, **settings
+    ) -> Run:
+        """A picture painted anew where the mask, (h, w) or (b, 1, h, w), is 1.
+
+        A model of nine channels sees the mask and the rest of the picture; any other one paints
+        all of it, and after each step the rest is put back, noised to that time, with the noise
+        that x_T began with (the official code draws new noise each time).
+        """
+        size = self._size_of(picture)
+        told, f = self._told(prompt, size, settings), self.first_stage.factor
+        grid = last_times(times(self.config, told.settings.steps), strength)
+        mask, sees = paint_mask(mask, size), self.config.in_channels > self.config.out_channels
+        # diffusers draws in this order: the picture's posterior, x_T, the rest's posterior
+        z = None if sees and strength == 1 else self._encoded(picture, told)
+        noise = told.noise(self._empty(told, size))
+        x = noise if strength == 1 else q_sample(z, noise, self.ab[grid[0]])
+        small = shrink(mask, f).to(x)
+        if not sees:
+            constrain = keep(1 - small, z, self.ab, lambda _: noise)
+            return self._run(told, x, grid, constrain=constrain)
+        rest = self._encoded(picture * (1 - mask), told)
+        told = told.beside(torch.cat([repeated(small, told.count), rest], dim=1))
+        self._check_channels("inpaint", told)
+        return self._run(told, x, grid)
+
+    def upscale(self, picture: Tensor, prompt: Prompt = "", level: int = 20, **settings) -> Run:
+        """A picture four times as wide and high. level, 0 to 999: the noise laid over the small
+        one, whose grain is not to be copied."""
+        size = self._size_of(picture, factor=1)
+        told = self._told(prompt, None, settings)
+        low = alpha_bar(scaled_linear_betas(T, 1e-4, 0.02))
+        if not isinstance(level, int) or not 0 <= level < T:
+            raise ValueError(f"level must be a whole number from 0 to {T - 1}, got {level!r}")
+        small = repeated(picture.to(self.like()), told.count)
+        small = q_sample(small, told.noise(small), low[level + 1])
+        told = told.beside(small, torch.full((told.count,), level, device=self.device))
+        self._check_channels("upscale", told)
+        x = told.noise(self._empty(told, size, factor=1))
+        return self._run(told, x, times(self.config, told.settings.steps))
+
+    def invert(
+        self, picture: Tensor, prompt: Prompt = "", refine: int = 0, scale: float = 1.0, **settings
+    ) -> Run:
+        """The noise from which DDIM makes the picture (DDIM §4.3): .latents() is txt2img's noise.
+
+        refine: iterations of each step's fixed point; more come back closer (samplers.ddim_invert).
+        """
+        told = self._told(prompt, self._size_of(picture), settings | {"scale": scale})
+        self._check_channels("invert", told)
+        grid = times(self.config, told.settings.steps)
+        x = self.to_latent(picture, count=told.count)
+
+        def steps() -> Iterator[Step]:
+            with self.part("unet") as unet:
+                yield from ddim_invert(self.eps_model(unet, told), x, grid, self.ab, refine)
+
+        return Run(steps(), grid[::-1], self.decode)
+
+    # ---- what they share ------------------------------------------------------------------
+
+    def eps_model(self, unet: nn.Module, told: Told) -> EpsModel:
+        """The U-Net with its conditions and guidance as samplers take it: (x, t) -> ε."""
+        place = next(unet.parameters())
+
+        def there(part: Tensor) -> Tensor:
+            return part.to(place) if part.is_floating_point() else part.to(place.device)
+
+        @torch.no_grad()
+        def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
+            x_in = torch.cat([x, given["beside"]], dim=1) if "beside" in given else x
+            return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
+
+        cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
+        model = cfg(paper_time(network), cond, uncond, told.scale, told.settings.rescale)
+        return from_v(model, self.ab) if self.config.prediction == "v" else model
+
+    def _run(self, told: Told, x: Tensor, grid: list[int], **options) -> Run:
+        """The sampler over the grid, from x (b or 1, c, h, w)."""
+        s, x = told.settings, repeated(x.to(self.like()), told.count)
+        options |= {"noise": told.noise} if s.sampler in ("ddim", "ddpm") else {}
+        options |= {} if s.sampler == "ddpm" else {"eta": s.eta}
+
+        def steps() -> Iterator[Step]:
+            with self.part("unet") as unet:
+                model = self.eps_model(unet, told)
+                yield from SAMPLERS[s.sampler](model, x, grid, self.ab, **options)
+
+        return Run(steps(), grid, self.decode)
+
+    def _told(self, prompt: Prompt, size, settings: dict) -> Told:
+        """The prompt and its opposite encoded, for n pictures of each."""
+        s, prompted = Settings(**settings), self.config.context_dim is not None
+        scale = s.scale if s.scale is not None else self.usual.scale if prompted else 1.0
+        if scale != 1 and not prompted:
+            raise ValueError(f"{self.family} has no prompt to be guided by: scale must be 1")
+        cond = self.encode(prompt, size, s.frame)
+        count = s.n * max((len(part) for part in cond if part is not None), default=1)
+        uncond = None if scale == 1 else self.encode(s.negative, size, s.frame, negative=True)
+        for given in (cond, uncond):
+            if given and self.config.vector_dim and given.y is None:
+                raise ValueError(
+                    f"{self.family} is told a vector of {self.config.vector_dim} besides: pass "
+                    "Conditioning(context, y) as prompt and as negative"
+                )
+        cond, uncond = (c and c.map(lambda part: repeated(part, count)) for c in (cond, uncond))
+        return Told(cond, uncond, scale, count, own_noise(s.seed, count), s)
+
+    def _empty(self, told: Told, size: tuple[int, int], factor: int | None = None) -> Tensor:
+        """Latents of a picture of that size, for their shape."""
+        h, w = (side // (factor or self.first_stage.factor) for side in size)
+        return self.like().new_empty(told.count, self.config.out_channels, h, w)
+
+    def _encoded(self, picture: Tensor, told: Told) -> Tensor:
+        noise = told.noise if told.settings.sample else None
+        return self.to_latent(picture, noise, told.count)
+
+    def _repaint(self, told: Told, picture: Tensor, strength: float) -> Run:
+        grid = last_times(times(self.config, told.settings.steps), strength)
+        z = self._encoded(picture, told)
+        return self._run(told, q_sample(z, told.noise(z), self.ab[grid[0]]), grid)
+
+    def _size_of(self, picture: Tensor, factor: int | None = None) -> tuple[int, int]:
+        """(h, w) of a picture, once it is one that the networks take."""
+        if picture.ndim != 4 or picture.shape[1] != 3:
+            raise ValueError(f"a picture must be (b, 3, h, w), got {tuple(picture.shape)}")
+        if not (picture.abs() <= 1.001).all():
+            raise ValueError("a picture's numbers must be from -1 to 1")
+        return self.size(tuple(picture.shape[2:]), factor)
+
+    def _check_channels(self, way: str, told: Told) -> None:
+        """ValueError where the U-Net wants other channels beside x_t than it is given."""
+        wanted = self.config.in_channels - self.config.out_channels
+        given = 0 if told.cond.beside is None else told.cond.beside.shape[1]
+        if wanted != given:
+            ways = {1: "depth2img", 3: "upscale", self.first_stage.embed_dim + 1: "inpaint"}
+            raise ValueError(
+                f"{self.family} cannot {way}: its U-Net takes {wanted} channels beside x_t, and "
+                f"{given} are given; use {ways.get(wanted, 'txt2img, img2img or inpaint')}"
+            )

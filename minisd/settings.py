@@ -1,0 +1,119 @@
+"""How to sample: the schedule, grid and usual numbers of each family, and what a user may set."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .conditioning import Conditioning, Frame
+from .configs import UNetConfig
+from .samplers import ddim, ddpm, plms, pndm, s_pndm
+from .schedules import (
+    alpha_bar,
+    ldm_uniform_times,
+    scaled_linear_betas,
+    trailing_times,
+    zero_terminal_snr,
+)
+
+T = 1000
+SAMPLERS = {"plms": plms, "ddim": ddim, "s_pndm": s_pndm, "pndm": pndm, "ddpm": ddpm}
+Prompt = str | Sequence[str] | Conditioning
+
+
+class Usual(NamedTuple):
+    """What a family was trained for: a side in pixels, a guidance scale, the ends of its betas."""
+
+    size: int = 512
+    scale: float = 7.5
+    betas: tuple[float, float] = (0.00085, 0.012)
+
+
+VQ_BETAS = (0.0015, 0.0195)
+USUAL = {
+    "sd2": Usual(scale=9.0),  # its 768-v: 768 pixels
+    "sd2-inpaint": Usual(scale=9.0),
+    "sd2-depth": Usual(scale=9.0),
+    "unclip-h": Usual(768, 10.0),
+    "unclip-l": Usual(768, 10.0),
+    "upscaler": Usual(128, 9.0, (1e-4, 0.02)),
+    "sdxl": Usual(1024, 5.0),
+    "sdxl-refiner": Usual(1024, 5.0),
+    "ldm-txt2img": Usual(256, 5.0),
+    "ldm-text2img256": Usual(256, 5.0, VQ_BETAS),
+    "ldm-cin256": Usual(256, 3.0, VQ_BETAS),
+    "ldm-ffhq256": Usual(256, 1.0, VQ_BETAS),
+}
+
+
+def schedule(config: UNetConfig, family: str = "") -> Tensor:
+    """ᾱ_0..ᾱ_T that a U-Net was trained with."""
+    betas = scaled_linear_betas(T, *USUAL.get(family, Usual()).betas)
+    return alpha_bar(zero_terminal_snr(betas) if config.zero_terminal_snr else betas)
+
+
+def times(config: UNetConfig, steps: int) -> list[int]:
+    """The official grid, whose last step leads to t = 1 (60 steps are 63 there, and so here); for a
+    model with zero terminal SNR the grid that begins at T and ends at 0."""
+    return (trailing_times if config.zero_terminal_snr else ldm_uniform_times)(T, steps)
+
+
+def last_times(grid: list[int], strength: float) -> list[int]:
+    """The end of a grid, that share of its steps: where a given picture is joined.
+
+    The picture is to be noised to the first of these times. The official img2img scripts noise it
+    to the time before that one, so that the first step finds more noise than it is told of.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be from 0 to 1, got {strength}")
+    count = int((len(grid) - 1) * strength)
+    if count == 0:
+        raise ValueError(f"strength={strength} of {len(grid) - 1} steps leaves none to take")
+    return grid[-count - 1 :]
+
+
+def own_noise(seed: int, count: int) -> Callable[[Tensor], Tensor]:
+    """A function x -> N(0, I) like x, for each of count pictures from its own generator, on the
+    CPU. As diffusers does with a list of generators, and in the same order: one seed, one picture.
+    """
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+
+    def draw(x: Tensor) -> Tensor:
+        shape = (1, *x.shape[1:])
+        return torch.cat([torch.randn(shape, generator=g) for g in generators]).to(x)
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a picture depends on beside its prompt and the picture it begins with."""
+
+    negative: Prompt = ""
+    scale: float | None = None  # s of ε_u + s (ε_c - ε_u); 1: no guidance, None: the family's usual
+    rescale: float = 0.0  # Zero-SNR §3.4's φ
+    steps: int = 50
+    sampler: str = "plms"
+    eta: float = 0.0  # of ddim
+    seed: int = 0  # of the first picture; seed + 1 of the next
+    n: int = 1  # pictures of each prompt
+    sample: bool = True  # a sample of a given picture's posterior, or its mean
+    frame: Frame = Frame()  # SDXL's
+
+    def __post_init__(self):
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        if self.scale is not None and not 0 <= self.scale < math.inf:
+            raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale must be from 0 to 1, got {self.rescale}")
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ValueError(f"n must be a whole number of at least 1, got {self.n!r}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}")
+        if not 0 <= self.eta <= 1 or self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta must be from 0 to 1, and 0 unless sampler is ddim: {self.eta}")
+        ldm_uniform_times(T, self.steps)  # says what is wrong with the steps
