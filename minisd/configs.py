@@ -175,3 +175,23 @@ OPENCLIP_BIGG = TextConfig(
 )
 BERT_LDM = TextConfig(1280, 32, 8, vocabulary=30522, activation="gelu", pad=0)
 BERT_LDM_256 = TextConfig(640, 32, 8, vocabulary=30522, activation="gelu", pad=0)
+
+# Our own, trained here and shipped: the anatomy of SD at a size that a laptop trains.
+TINY = UNetConfig(
+    model_channels=48,
+    channel_mult=(1, 2, 2),
+    res_blocks=1,
+    attention_factors=(2, 4),
+    heads=4,
+    transformer_depth=(1, 1, 1),
+    context_dim=128,
+    self_attention=(True, True, True),
+    groups=16,
+    prediction="v",
+    zero_terminal_snr=True,
+)
+TINY_KL = AutoencoderConfig(
+    channels=16, channel_mult=(1, 2, 2), res_blocks=1, scale_factor=1.0, groups=4
+)
+TINY_VQ = replace(TINY_KL, codes=512)
+TINY_TEXT = TextConfig(128, 2, 2, vocabulary=624, length=24, activation="gelu", pad=0)
