@@ -131,19 +131,21 @@ class TextWarmUp:
 
     name = "text"
 
-    def __init__(self, config=configs.TINY_TEXT, seed: int = 0):
+    def __init__(self, config=configs.TINY_TEXT, captions: int = 20_000, seed: int = 0):
         text = _seeded(BERTText, config, seed)
         text.transformer.to_logits.requires_grad_(False)  # LDM's has it and does not use it
-        with torch.random.fork_rng():
-            torch.random.default_generator.manual_seed(seed + 1)
-            self.network = nn.ModuleDict({"text": text, "reader": Reader(config.width)})
-        self.about = {"config": asdict(config)}
+        reader = _seeded(Reader, config.width, seed + 1)
+        self.network, self.seed = nn.ModuleDict({"text": text, "reader": reader}), seed
+        self.about = {"config": asdict(config), "captions": captions}
+        texts = [_text(rng(TEXTS, i)) for i in range(captions)]
+        self.tokens = tokenizer()(texts)
+        self.answers = torch.tensor([answers(text) for text in texts])
 
     def loss(self, step: int, samples) -> Tensor:
-        texts = [_text(rng(TEXTS, step, i)) for i in samples]
-        said = torch.tensor([answers(text) for text in texts])
-        heard = self.network["reader"](self.network["text"](tokenizer()(texts)).context)
-        return sum(F.cross_entropy(a, b) for a, b in zip(heard, said.T, strict=True)) / len(heard)
+        chosen = [rng(self.seed, step, i).integers(len(self.tokens)) for i in samples]
+        heard = self.network["reader"](self.network["text"](self.tokens[chosen]).context)
+        said = self.answers[chosen].T
+        return sum(F.cross_entropy(a, b) for a, b in zip(heard, said, strict=True)) / len(heard)
 
 
 def _text(random) -> str:
