@@ -3,6 +3,7 @@
 Each is a training.Stage: a network, and the loss of some samples of a step.
 """
 
+import hashlib
 from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
@@ -19,11 +20,11 @@ from .models.autoencoder import AutoencoderKL
 from .models.bert import BERTText
 from .models.unet import UNet
 from .models.vq import VQModel
-from .scenes import RELATIONS, SIZES, caption, paint, random_scene, read
+from .scenes import OPPOSITE, RELATIONS, SIZES, caption, paint, random_scene, read
 from .schedules import alpha_bar, at, scaled_linear_betas, snr, zero_terminal_snr
 from .tensorfile import open_tensors, save_tensors
 from .tokenizer import Tokenizer, train_merges
-from .training import rng, torch_rng
+from .training import group, rng, torch_rng, wait
 
 PICTURES, CAPTIONS, TEXTS, JOINT = 1, 2, 3, 4  # what a random number is for: parts of its key
 
@@ -47,19 +48,14 @@ class Autoencoder:
     name = "kl"
 
     def __init__(self, config=configs.TINY_KL, kl_weight: float = 1e-5, seed: int = 0):
-        self.network, self.kl_weight, self.seed = (
-            _seeded(AutoencoderKL, config, seed),
-            kl_weight,
-            seed,
-        )
-        self.about = {"config": asdict(config), "kl_weight": kl_weight}
+        self.network = _seeded(AutoencoderKL, config, seed)
+        self.kl_weight, self.seed = kl_weight, seed
+        self.about = {"config": asdict(config), "kl_weight": kl_weight, "seed": seed}
 
     def loss(self, step: int, samples) -> Tensor:
         x = pictures(step, samples)
         q = self.network.encode(x)
-        noise = [
-            torch.randn(q.mean.shape[1:], generator=torch_rng(self.seed, step, i)) for i in samples
-        ]
+        noise = [_normal(q.mean.shape[1:], self.seed, step, i) for i in samples]
         y = self.network.decode(q.sample(torch.stack(noise)))
         return F.mse_loss(y, x) + self.kl_weight * q.kl().mean() / q.mean[0].numel()
 
@@ -71,7 +67,7 @@ class VectorQuantised:
 
     def __init__(self, config=configs.TINY_VQ, seed: int = 0):
         self.network = _seeded(VQModel, config, seed)
-        self.about = {"config": asdict(config)}
+        self.about = {"config": asdict(config), "seed": seed}
 
     def loss(self, step: int, samples) -> Tensor:
         x, network = pictures(step, samples), self.network
@@ -102,8 +98,7 @@ def answers(text: str) -> list[int]:
     first, *rest = request.things
     where = {"alone": first} if not rest else {}
     if request.relation:
-        opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
-        where = {request.relation: first, opposite[request.relation]: rest[0]}
+        where = {request.relation: first, OPPOSITE[request.relation]: rest[0]}
     found = {"background": request.background}
     for place, thing in where.items():
         found |= {f"{place} {what}": getattr(thing, what) for what in ("shape", "color", "size")}
@@ -136,7 +131,7 @@ class TextWarmUp:
         text.transformer.to_logits.requires_grad_(False)  # LDM's has it and does not use it
         reader = _seeded(Reader, config.width, seed + 1)
         self.network, self.seed = nn.ModuleDict({"text": text, "reader": reader}), seed
-        self.about = {"config": asdict(config), "captions": captions}
+        self.about = {"config": asdict(config), "captions": captions, "seed": seed}
         texts = [_text(rng(TEXTS, i)) for i in range(captions)]
         self.tokens = tokenizer()(texts)
         self.answers = torch.tensor([answers(text) for text in texts])
@@ -169,39 +164,54 @@ def tokenizer() -> Tokenizer:
 
 
 class Latents:
-    """n scenes, encoded once: latents (n, 4, 16, 16) in float16, and four captions of each."""
+    """n scenes, encoded once: latents (n, 4, 16, 16) in float16, and four captions of each.
 
-    CHUNK, SAYINGS = 2000, 4
+    They are kept in the folder in parts of `chunk` scenes, and made again for another autoencoder.
+    ValueError unless the parts make n.
+    """
 
-    def __init__(self, folder: Path, vae: AutoencoderKL, n: int):
-        parts = [
-            self._part(folder / f"latents-{i:03}.safetensors", vae, i)
-            for i in range(n // self.CHUNK)
-        ]
-        self.z = torch.cat([part["z"] for part in parts])
-        self.tokens = torch.cat([part["tokens"] for part in parts])
+    SAYINGS, BATCH = 4, 50
+
+    def __init__(self, folder: Path, vae: AutoencoderKL, n: int, chunk: int = 2000):
+        chunk = min(chunk, n)
+        if n < 1 or n % chunk:
+            raise ValueError(f"{n} scenes cannot be kept in parts of {chunk}")
+        about = {"vae": _fingerprint(vae), "scenes": str(chunk)}
+        paths = [folder / f"latents-{i:03}.safetensors" for i in range(n // chunk)]
+        world, rank = group()
+        for i in range(rank, len(paths), world):  # each process makes its share
+            if not paths[i].exists() or open_tensors(paths[i])[1] != about:
+                save_tensors(paths[i], self._part(vae, i, chunk), about)
+        wait()
+        parts = [open_tensors(path)[0] for path in paths]
+        self.z = torch.cat([part["z"].read() for part in parts])
+        self.tokens = torch.cat([part["tokens"].read() for part in parts])
 
     def __len__(self) -> int:
         return len(self.z)
 
     @torch.no_grad()
-    def _part(self, path: Path, vae: AutoencoderKL, chunk: int) -> dict[str, Tensor]:
-        if not path.exists():
-            z, tokens = [], []
-            for start in range(0, self.CHUNK, 50):
-                keys = [(chunk, start + i) for i in range(50)]
-                scenes = [random_scene(rng(JOINT, *key)) for key in keys]
-                q = vae.encode(torch.stack([paint(scene) for scene in scenes]))
-                noise = [
-                    torch.randn(q.mean.shape[1:], generator=torch_rng(JOINT, *key)) for key in keys
-                ]
-                z.append(q.sample(torch.stack(noise)).half())
-                for scene, key in zip(scenes, keys, strict=True):
-                    random = rng(CAPTIONS, *key)
-                    said = [caption(scene, random) for _ in range(self.SAYINGS)]
-                    tokens.append(tokenizer()(said).to(torch.int16))
-            save_tensors(path, {"z": torch.cat(z), "tokens": torch.stack(tokens)}, {})
-        return {key: value.read() for key, value in open_tensors(path)[0].items()}
+    def _part(self, vae: AutoencoderKL, part: int, chunk: int) -> dict[str, Tensor]:
+        z, tokens = [], []
+        for start in range(0, chunk, self.BATCH):
+            keys = [(part, i) for i in range(start, min(start + self.BATCH, chunk))]
+            scenes = [random_scene(rng(JOINT, *key)) for key in keys]
+            q = vae.encode(torch.stack([paint(scene) for scene in scenes]))
+            noise = [_normal(q.mean.shape[1:], JOINT, *key) for key in keys]
+            z.append(q.sample(torch.stack(noise)).half())
+            for scene, key in zip(scenes, keys, strict=True):
+                random = rng(CAPTIONS, *key)
+                said = [caption(scene, random) for _ in range(self.SAYINGS)]
+                tokens.append(tokenizer()(said).to(torch.int16))
+        return {"z": torch.cat(z), "tokens": torch.stack(tokens)}
+
+
+def _fingerprint(network: nn.Module) -> str:
+    """A few letters that change with any weight."""
+    digest = hashlib.sha256()
+    for weight in network.state_dict().values():
+        digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def tiny_schedule() -> Tensor:
@@ -227,29 +237,32 @@ class Joint:
         self.weight = ratio.clamp(max=5) / ratio
         self.empty = tokenizer()("")[0]
         self.about = {"config": asdict(config), "scale": scale, "latents": len(latents)}
+        self.about["seed"] = seed
 
     def loss(self, step: int, samples) -> Tensor:
-        t, eps, chosen, tokens = [], [], [], []
-        for i in samples:
-            random = rng(self.seed, step, i)
-            picked, said = random.integers(len(self.latents)), random.integers(Latents.SAYINGS)
-            dropped = random.random() < 0.1
-            t.append(int(random.integers(1, len(self.ab))))
-            eps.append(
-                torch.randn(
-                    4, 16, 16, generator=torch.Generator().manual_seed(int(random.integers(2**62)))
-                )
-            )
-            chosen.append(picked)
-            tokens.append(self.empty if dropped else self.latents.tokens[picked, said].long())
-        x0 = self.latents.z[chosen].float() * self.scale
-        t, eps = torch.tensor(t), torch.stack(eps)
+        drawn = [self._sample(rng(self.seed, step, i)) for i in samples]
+        z, tokens, t, eps = (torch.stack(column) for column in zip(*drawn, strict=True))
+        x0 = z.float() * self.scale
         ab_t = at(self.ab, t, x0)
         x_t = q_sample(x0, eps, ab_t)
-        context = self.network["text"](torch.stack(tokens)).context
+        context = self.network["text"](tokens).context
         v = self.network["unet"](x_t, t - 1, context)
         error = ((v - velocity(x0, eps, ab_t)) ** 2).flatten(1).mean(1)
         return (at(self.weight, t, error) * error).mean()
+
+    def _sample(self, random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A scene's latent and the tokens of one caption or of none, a time, noise."""
+        picked, said = random.integers(len(self.latents)), random.integers(Latents.SAYINGS)
+        dropped = random.random() < 0.1
+        t = torch.tensor(int(random.integers(1, len(self.ab))))
+        z, tokens = self.latents.z[picked], self.latents.tokens[picked, said].long()
+        noise = torch.Generator().manual_seed(int(random.integers(2**62)))
+        return z, self.empty if dropped else tokens, t, torch.randn(z.shape, generator=noise)
+
+
+def _normal(shape, *key: int) -> Tensor:
+    """Normal noise that depends on the key alone."""
+    return torch.randn(shape, generator=torch_rng(*key))
 
 
 def _seeded(module, config, seed: int) -> nn.Module:

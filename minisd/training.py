@@ -27,7 +27,6 @@ class Settings(NamedTuple):
     decay: float = 0.2  # share of the steps
     ema: float = 0.999
     clip: float = 1.0
-    seed: int = 0
 
 
 class Stage(Protocol):
@@ -93,13 +92,13 @@ class Run:
 
     def go(self) -> Iterator[Progress]:
         """Train on from where it stands, step by step. Every process of a group must call it."""
-        world, rank = _group()
+        world, rank = group()
         if self.settings.batch % world:
             raise ValueError(f"{world} processes cannot share a batch of {self.settings.batch}")
         self.stage.network.train()
         while self.step < self.settings.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.step, self.settings)
+            for settings in self.optimizer.param_groups:
+                settings["lr"] = learning_rate(self.step, self.settings)
             loss = self.stage.loss(self.step, range(rank, self.settings.batch, world))
             self.optimizer.zero_grad()
             loss.backward()
@@ -121,7 +120,7 @@ class Run:
 
     def save(self) -> None:
         """Write all that a resumed run needs, whole or not at all. Only the first process does."""
-        if _group()[1]:
+        if group()[1]:
             return
         tensors = {f"network.{k}": v for k, v in self.stage.network.state_dict().items()}
         for i, name in enumerate(self.names):
@@ -155,7 +154,7 @@ class Run:
 
 def average_gradients(weights, loss: Tensor) -> Tensor:
     """Make each gradient the mean over all processes', and return the mean loss."""
-    world, _ = _group()
+    world, _ = group()
     if world > 1:
         flat = torch.cat([loss.reshape(1), *(w.grad.flatten() for w in weights)])
         dist.all_reduce(flat)
@@ -166,8 +165,14 @@ def average_gradients(weights, loss: Tensor) -> Tensor:
     return loss
 
 
-def _group() -> tuple[int, int]:
+def group() -> tuple[int, int]:
     """How many processes train together, and which of them this is."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size(), dist.get_rank()
     return 1, 0
+
+
+def wait() -> None:
+    """Until every process has come as far as this."""
+    if group()[0] > 1:
+        dist.barrier()
