@@ -1,8 +1,9 @@
-"""The published shapes on the meta device: parameter counts, key names; and what bad input says."""
+"""The published shapes on the meta device; the norms' precision; and what bad input says."""
 
 import gzip
 import json
 import pathlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from minisd import configs as c
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.bert import BERTText
+from minisd.models.blocks import GroupNorm32
 from minisd.models.clip import CLIPText, OpenCLIPText
 from minisd.models.unet import UNet
 from minisd.models.vq import VQModel
@@ -45,6 +47,31 @@ COUNTS = [  # parameters and tensors, read off the original code
     (BERTText, c.BERT_LDM, 581_994_042, 422),
     (BERTText, c.BERT_LDM_256, 186_154_682, 422),
 ]
+
+
+def count(module, config, part="", but="-"):
+    state = on_meta(module, config)
+    return sum(v.numel() for k, v in state.items() if k.startswith(part) and not k.startswith(but))
+
+
+def test_parameters_of_parts_and_of_whole_models():
+    """FACTS' sums: the first stage's halves, what SD 2 uses of its text encoder, and models."""
+    assert count(AutoencoderKL, c.KL_F8, "encoder.") == 34_163_592
+    assert count(AutoencoderKL, c.KL_F8, "decoder.") == 49_490_179
+    assert count(AutoencoderKL, c.KL_F8, "quant_conv.") == 72
+    assert count(AutoencoderKL, c.KL_F8, "post_quant_conv.") == 20
+    assert count(VQModel, c.VQ_F4, "quantize.") == 24_576
+    unused = ("transformer.resblocks.23.", "text_projection", "logit_scale")
+    assert count(OpenCLIPText, c.OPENCLIP_H, but=unused) == 340_387_840
+    kl = count(AutoencoderKL, c.KL_F8)
+    clip, big = count(CLIPText, c.CLIP_L), count(OpenCLIPText, c.OPENCLIP_BIGG)
+    assert count(UNet, c.SD1) + kl + clip == 1_066_235_307
+    assert count(UNet, c.SD2) + kl + count(OpenCLIPText, c.OPENCLIP_H) == 1_303_597_228
+    assert count(UNet, c.SDXL) + kl + clip + big == 3_468_837_868
+    assert count(UNet, c.SDXL_REFINER) + kl + big == 3_037_840_364
+    assert count(UNet, c.LDM_TXT2IMG) + count(BERTText, c.BERT_LDM) + kl == 1_537_948_389
+
+
 SD1_TEXT, SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
 FILES = {
     "sd1": [(UNet, c.SD1), (AutoencoderKL, c.KL_F8), (CLIPText, c.CLIP_L, SD1_TEXT)],
@@ -98,12 +125,66 @@ def test_keys_and_shapes_are_the_published_ones(name):
     assert all("alphas_cumprod" in k or "posterior_" in k or k in buffers for k in rest), rest
 
 
+# ---- norms ----------------------------------------------------------------------------------
+
+
+def norms(dtype):
+    """A norm with weights of its own, and inputs of the dtype with a mean far from 0."""
+    draw = torch.Generator().manual_seed(0)
+    norm = GroupNorm32(64)
+    torch.nn.init.normal_(norm.weight, 1, 0.1, generator=draw)
+    torch.nn.init.normal_(norm.bias, 0, 0.1, generator=draw)
+    for shape in ((2, 64, 9, 7), (1, 64, 200)):
+        for spread, mean in ((1, 0), (0.5, 3), (0.003, 0), (300, 100)):
+            yield norm.to(dtype), (torch.randn(shape, generator=draw) * spread + mean).to(dtype)
+
+
+def by_definition(norm, x):
+    """(x - mean) / √(variance + eps) of each group, in float64, times the weight plus the bias."""
+    groups = x.double().reshape(len(x), 32, -1)
+    centred = groups - groups.mean(2, keepdim=True)
+    normed = centred / ((centred**2).mean(2, keepdim=True) + norm.eps).sqrt()
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return normed.reshape(x.shape) * norm.weight.double().reshape(shape) + (
+        norm.bias.double().reshape(shape)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_norm_of_a_short_x_is_the_official_to_one_rounding(dtype):
+    """To float32, normalised, and back. float32's own error, 6e-6 of these, may turn a rounding."""
+    for norm, x in norms(dtype):
+        weight, bias = norm.weight.float(), norm.bias.float()
+        wide = torch.nn.functional.group_norm(x.float(), 32, weight, bias, norm.eps)
+        ours, eps = norm(x), torch.finfo(dtype).eps
+        assert ours.dtype == dtype
+        assert ((ours - wide).abs() <= eps / 2 * wide.abs() + 6e-6).all()
+        exact = by_definition(norm, x)
+        assert ((ours - exact).abs() <= eps / 2 * exact.abs() + 6e-6).all()
+        official = wide.to(dtype)
+        assert ((ours.float() - official.float()).abs() <= eps * wide.abs() + 6e-6).all()
+
+
+def test_a_norm_in_float64_is_exact():
+    for norm, x in norms(torch.float64):
+        assert (norm(x) - by_definition(norm, x)).abs().max() < 1e-12
+
+
+def test_groups_are_the_configs_in_every_norm():
+    published = [(m, config, 32) for m, config, *_ in COUNTS if m in (UNet, AutoencoderKL, VQModel)]
+    own = [(UNet, c.TINY, 16), (AutoencoderKL, c.TINY_KL, 4), (VQModel, c.TINY_VQ, 4)]
+    for module, config, groups in published + own:
+        with torch.device("meta"):
+            found = [m for m in module(config).modules() if isinstance(m, torch.nn.GroupNorm)]
+        assert len(found) > 10 and {norm.num_groups for norm in found} == {groups}
+
+
+# ---- bad input ------------------------------------------------------------------------------
+
 SMALL = {"model_channels": 32, "context_dim": 8, "heads": 2}
 
 
 def small(**changes):
-    from dataclasses import replace
-
     torch.manual_seed(0)
     return UNet(replace(c.SD1, **{**SMALL, **changes}))
 
@@ -144,3 +225,40 @@ def test_wrong_vector_of_the_unet():
             small(classes=10)(X, I, CONTEXT, y)
     with pytest.raises(ValueError, match="context must be None"):
         small(context_dim=None)(X, I, CONTEXT)
+
+
+FIRST_STAGES = [(AutoencoderKL, c.KL_F8), (AutoencoderKL, c.KL_F4), (VQModel, c.VQ_F4)]
+
+
+@pytest.mark.parametrize(("module", "config"), FIRST_STAGES)
+def test_wrong_input_of_a_first_stage(module, config):
+    with torch.device("meta"):
+        stage = module(config)
+    f, z = config.factor, config.embed_dim
+    for shape in [(1, 4, 64, 64), (1, 1, 64, 64), (1, 3, 64 + f // 2, 64), (3, 64, 64)]:
+        with pytest.raises(ValueError) as raised:
+            stage.encode(torch.zeros(shape, device="meta"))
+        assert str(raised.value) == (
+            f"a picture must be (b, 3, h, w) with h and w multiples of {f}, got {shape}"
+        )
+    for shape in [(1, z + 1, 8, 8), (1, 2 * z, 8, 8), (z, 8, 8)]:
+        with pytest.raises(ValueError) as raised:
+            stage.decode(torch.zeros(shape, device="meta"))
+        assert str(raised.value) == f"a latent must be (b, {z}, h, w), got {shape}"
+    assert stage.decode(torch.zeros(1, z, 5, 7, device="meta")).shape == (1, 3, 5 * f, 7 * f)
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [(CLIPText, c.CLIP_L), (OpenCLIPText, c.OPENCLIP_H), (BERTText, c.BERT_LDM)],
+)
+def test_wrong_tokens(module, config):
+    text = module(replace(config, width=8, layers=1, heads=2, vocabulary=50))
+    for tokens, message in [
+        (torch.zeros(1, 78, dtype=torch.long), r"n up to 77, got \(1, 78\)"),
+        (torch.zeros(77, dtype=torch.long), r"tokens must be \(b, n\).*got \(77,\)"),
+        (torch.full((1, 3), 50), "tokens must be from 0 to 49"),
+        (torch.full((1, 3), -1), "tokens must be from 0 to 49"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            text(tokens)

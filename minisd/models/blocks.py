@@ -41,9 +41,10 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 class GroupNorm32(nn.GroupNorm):
-    """GroupNorm whose sums are float32 for shorter x: torch's own do that and round once.
+    """GroupNorm whose mean and variance are float32 for a shorter x; 32 groups as published.
 
-    32 groups in every published model. The official class turns x to float32 and back instead.
+    The official class turns x to float32 and back; torch's own norm sums in float32 unasked,
+    and on a CPU rounds once, at the end.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, groups: int = 32):
