@@ -159,9 +159,10 @@ class OpenCLIPText(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
-        self.positional_embedding = nn.Parameter(torch.randn(config.length, config.width) * 0.01)
-        projection = torch.randn(config.width, config.projection) * config.width**-0.5
-        self.text_projection = nn.Parameter(projection)
+        self.positional_embedding = nn.Parameter(torch.empty(config.length, config.width))
+        self.text_projection = nn.Parameter(torch.empty(config.width, config.projection))
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=config.width**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.transformer = nn.Module()
