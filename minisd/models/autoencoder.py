@@ -18,13 +18,13 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm32(out_channels, 1e-6, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if out_channels != channels:
-            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+        same = out_channels == channels
+        self.nin_shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return self.nin_shortcut(x) + h
 
 
 class Attention(nn.Module):
@@ -54,11 +54,16 @@ class Halve(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-def _middle(channels: int, groups: int) -> nn.Module:
-    middle = nn.Module()
-    middle.block_1, middle.block_2 = (Block(channels, channels, groups) for _ in range(2))
-    middle.attn_1 = Attention(channels, groups)
-    return middle
+class Middle(nn.Module):
+    """Attention between two blocks, where the picture is smallest."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.block_1, self.block_2 = (Block(channels, channels, groups) for _ in range(2))
+        self.attn_1 = Attention(channels, groups)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(h)))
 
 
 def _through(level: nn.Module, h: Tensor) -> Tensor:
@@ -81,10 +86,11 @@ def _levels(config: AutoencoderConfig, channels: int, blocks: int, up: bool) -> 
             channels = mult * config.channels
             if level in config.attention_levels:
                 stage.attn.append(Attention(channels, config.groups))
-        if up and level:
-            stage.upsample = Upsample(channels)
-        elif not up and level < len(order) - 1:
-            stage.downsample = Halve(channels)
+        if up:
+            stage.upsample = Upsample(channels) if level else nn.Identity()
+        else:
+            last = level == len(order) - 1
+            stage.downsample = nn.Identity() if last else Halve(channels)
         stages.append(stage)
     return stages, channels
 
@@ -96,7 +102,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
         stages, channels = _levels(config, config.channels, config.res_blocks, up=False)
-        self.down, self.mid = nn.ModuleList(stages), _middle(channels, config.groups)
+        self.down, self.mid = nn.ModuleList(stages), Middle(channels, config.groups)
         self.norm_out = GroupNorm32(channels, 1e-6, config.groups)
         z = config.z_channels if config.codes else 2 * config.z_channels
         self.conv_out = nn.Conv2d(channels, z, 3, padding=1)
@@ -104,10 +110,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = _through(level, h)
-            h = level.downsample(h) if hasattr(level, "downsample") else h
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h)))
-        return self.conv_out(F.silu(self.norm_out(h)))
+            h = level.downsample(_through(level, h))
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
@@ -117,18 +121,16 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.channel_mult[-1] * config.channels
         self.conv_in = nn.Conv2d(config.z_channels, channels, 3, padding=1)
-        self.mid = _middle(channels, config.groups)
+        self.mid = Middle(channels, config.groups)
         stages, channels = _levels(config, channels, config.res_blocks + 1, up=True)
         self.up = nn.ModuleList(reversed(stages))
         self.norm_out = GroupNorm32(channels, 1e-6, config.groups)
         self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.conv_in(z)
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h)))
+        h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            h = _through(level, h)
-            h = level.upsample(h) if hasattr(level, "upsample") else h
+            h = level.upsample(_through(level, h))
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
