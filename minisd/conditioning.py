@@ -36,7 +36,7 @@ class Conditioning(NamedTuple):
 
 def repeated(x: Tensor, count: int) -> Tensor:
     """x (b, ...) for count pictures, each as often as it takes: (count, ...)."""
-    if count % len(x):
+    if not len(x) or count % len(x):
         raise ValueError(f"{len(x)} prompts, pictures or noises do not make {count} pictures")
     return x.repeat_interleave(count // len(x), dim=0)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint
+from .checkpoint import DTYPES, Checkpoint
 from .conditioning import (
     Conditioning,
     Frame,
@@ -24,9 +24,18 @@ from .settings import USUAL, Prompt, Usual
 FRAMED = ("sdxl", "sdxl-refiner")
 
 
+def usable(device: str | torch.device) -> torch.device:
+    """The device; ValueError where torch cannot use it here."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use {device}: {str(error).splitlines()[0]}") from None
+
+
 class Networks:
     """The networks of a checkpoint, each copied to its device and dtype when it is first used.
 
+    A network that is there in that dtype already runs as it is, in eval mode.
     tokenizers: one for each text encoder, a function from prompts to ids; CLIP's by default. words:
     all that the model was trained on, for `warnings`. The checkpoint's own weights stay as they
     are; with release a copy is let go right after its use, so that one network is held at a time.
@@ -54,7 +63,11 @@ class Networks:
         if len(tokenizers) != len(self.texts):
             raise ValueError(f"{len(self.texts)} text encoders need as many tokenizers")
         self.tokenizers, self.words = list(tokenizers), frozenset(words)
-        self.device, self.dtype = torch.device(device), dtype
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, got {dtype}")
+        if tile is not None and tile < 4:
+            raise ValueError(f"a tile must be at least 4 latents wide, got {tile}")
+        self.device, self.dtype = usable(device), dtype
         self.release, self.tile = release, tile
         self.config, self.first_stage = checkpoint.unet.config, checkpoint.vae.config
         self._placed: dict[str, nn.Module] = {}
@@ -131,7 +144,9 @@ class Networks:
         """
         if isinstance(prompt, Conditioning):
             return prompt
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
+            raise ValueError(f"a prompt is a string or a list of strings, got {prompt!r:.60}")
         if self.config.context_dim is None and not any(prompts):
             return Conditioning()
         if not self.texts:

@@ -124,16 +124,13 @@ def fit(picture: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, factor: int) -> Tensor:
-    """decode(z) tile by tile, each of at most tile x tile latents, blended where they overlap.
+    """decode(z) tile by tile, blended where they overlap; a tile is at most tile x tile latents.
 
     A quarter of a tile overlaps, with weights that rise and fall in a straight line. Memory is a
     tile's; the picture differs a little from decode(z): a decoder's norms and attention see only
     the tile.
     """
-    if tile < 4:
-        raise ValueError(f"a tile must be at least 4 latents wide, got {tile}")
     h, w = z.shape[2:]
-    total = weight = 0
     total = z.new_zeros(len(z), 3, h * factor, w * factor)
     weight = z.new_zeros(1, 1, h * factor, w * factor)
     for top, bottom in _spans(h, tile):

@@ -11,16 +11,14 @@ device: picture i draws all its noise on the CPU from its own generator, seeded 
 batch it is the picture that it is alone (but for rounding).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import checkpoint as files
 from .conditioning import (
-    Conditioning,
     depth_channel,
     paint_mask,
     read_tokenizer,
@@ -33,56 +31,10 @@ from .guidance import cfg, from_v, paper_time
 from .networks import Networks
 from .noise import keep
 from .prediction import EpsModel
+from .run import Run, Told
 from .samplers import Step, ddim_invert
 from .schedules import alpha_bar, scaled_linear_betas
 from .settings import SAMPLERS, Prompt, Settings, T, last_times, own_noise, schedule, times
-
-
-class Run:
-    """A picture in the making: iterate it for the sampler's Steps, or not; then ask for pictures.
-
-    Nothing is sampled before it is asked for, and nothing twice. len is the number of steps, times
-    the times they visit.
-    """
-
-    def __init__(self, steps: Iterator[Step], times: list[int], decode: Callable[[Tensor], Tensor]):
-        self.times = times
-        self._steps, self._decode, self._x = steps, decode, None
-
-    def __len__(self) -> int:
-        return len(self.times) - 1
-
-    def __iter__(self) -> Iterator[Step]:
-        for step in self._steps:
-            self._x = step.x
-            yield step
-
-    def latents(self) -> Tensor:
-        """What the steps lead to, after those that are left: (b, c, h/f, w/f), scaled."""
-        for _ in self:
-            pass
-        return self._x
-
-    def pictures(self) -> Tensor:
-        """The pictures, after the steps that are left: (b, 3, h, w)."""
-        return self._decode(self.latents())
-
-
-class Told(NamedTuple):
-    """A prompt and its opposite as conditions for b pictures, and their noise."""
-
-    cond: Conditioning
-    uncond: Conditioning | None
-    scale: float
-    count: int
-    noise: Callable[[Tensor], Tensor]
-    settings: Settings
-
-    def beside(self, channels: Tensor, y: Tensor | None = None) -> "Told":
-        """With more channels beside x_t, and classes y, the same for both."""
-        changes = {"beside": channels} | ({} if y is None else {"y": y})
-        uncond = self.uncond and self.uncond._replace(**changes)
-        return self._replace(cond=self.cond._replace(**changes), uncond=uncond)
 
 
 class Pipeline(Networks):
@@ -109,9 +61,10 @@ class Pipeline(Networks):
         stored, metadata = dtype, {}
         if not Path(path).is_dir():
             about = files.info(path)
+            parts = [part.dtypes for name, part in about.parts.items() if name != "other"]
+            kinds = [kind for kind in files.DTYPES if {(str(kind)[len("torch.") :],)} == {*parts}]
+            stored = kinds[0] if kinds and not ema else dtype
             metadata = about.metadata
-            kinds = [getattr(torch, kind) for part in about.parts.values() for kind in part.dtypes]
-            stored = next((kind for kind in kinds if kind in files.DTYPES), dtype)
         checkpoint = files.load(path, family, prediction, stored, ema)
         found = read_tokenizer(metadata)
         if found and "tokenizers" not in options:
@@ -125,15 +78,26 @@ class Pipeline(Networks):
 
     # ---- the ways to make a picture -------------------------------------------------------
 
-    def txt2img(self, prompt: Prompt, size=None, noise: Tensor | None = None, **settings) -> Run:
-        """A picture of a prompt, of size (h, w) or of one side. noise: x_T, if not the seed's."""
+    def txt2img(self, prompt: Prompt, size=None, **settings) -> Run:
+        """A picture of a prompt, of size (h, w) or of one side; from noise alone."""
         told = self._told(prompt, self.size(size), settings)
         self._check_channels("txt2img", told)
-        empty = self._empty(told, self.size(size))
-        if noise is not None and noise.shape[1:] != empty.shape[1:]:
-            raise ValueError(f"noise must be {tuple(empty.shape)}, got {tuple(noise.shape)}")
-        x = told.noise(empty) if noise is None else noise
+        x = told.noise(self._empty(told, self.size(size)))
         return self._run(told, x, times(self.config, told.settings.steps))
+
+    def denoise(self, x: Tensor, prompt: Prompt, strength: float = 1.0, **settings) -> Run:
+        """Latents (b, c, h/f, w/f) led on to t = 1, in the last strength · steps of the steps.
+
+        x is noise, an inverted picture, or where another model's run was stopped (SDXL's base, for
+        its refiner), at the time where these steps begin.
+        """
+        if x.ndim != 4 or x.shape[1] != self.config.out_channels:
+            want = f"(b, {self.config.out_channels}, h, w)"
+            raise ValueError(f"latents must be {want}, got {tuple(x.shape)}")
+        size = self.size([side * self.first_stage.factor for side in x.shape[2:]])
+        told = self._told(prompt, size, settings)
+        self._check_channels("denoise", told)
+        return self._run(told, x, last_times(times(self.config, told.settings.steps), strength))
 
     def img2img(self, picture: Tensor, prompt: Prompt, strength: float = 0.75, **settings) -> Run:
         """A picture repainted: noised, and denoised in the last strength · steps of the steps."""
@@ -164,17 +128,18 @@ class Pipeline(Networks):
         size = self._size_of(picture)
         told, f = self._told(prompt, size, settings), self.first_stage.factor
         grid = last_times(times(self.config, told.settings.steps), strength)
-        mask, sees = paint_mask(mask, size), self.config.in_channels > self.config.out_channels
+        mask = paint_mask(mask, size).to(picture)
+        sees = self.config.in_channels > self.config.out_channels
         # diffusers draws in this order: the picture's posterior, x_T, the rest's posterior
         z = None if sees and strength == 1 else self._encoded(picture, told)
         noise = told.noise(self._empty(told, size))
         x = noise if strength == 1 else q_sample(z, noise, self.ab[grid[0]])
-        small = shrink(mask, f).to(x)
+        small = repeated(shrink(mask, f).to(x), told.count)
         if not sees:
             constrain = keep(1 - small, z, self.ab, lambda _: noise)
             return self._run(told, x, grid, constrain=constrain)
         rest = self._encoded(picture * (1 - mask), told)
-        told = told.beside(torch.cat([repeated(small, told.count), rest], dim=1))
+        told = told.beside(torch.cat([small, rest], dim=1))
         self._check_channels("inpaint", told)
         return self._run(told, x, grid)
 
@@ -194,15 +159,24 @@ class Pipeline(Networks):
         return self._run(told, x, times(self.config, told.settings.steps))
 
     def invert(
-        self, picture: Tensor, prompt: Prompt = "", refine: int = 0, scale: float = 1.0, **settings
+        self,
+        picture: Tensor,
+        prompt: Prompt = "",
+        strength: float = 1.0,
+        refine: int = 0,
+        scale: float = 1.0,
+        **settings,
     ) -> Run:
-        """The noise from which DDIM makes the picture (DDIM §4.3): .latents() is txt2img's noise.
+        """DDIM §4.3: the steps that `denoise` takes with ddim, backwards: picture to noise.
 
-        refine: iterations of each step's fixed point; more come back closer (samplers.ddim_invert).
+        .latents() is what to give it, with the same prompt, scale, steps and strength. refine:
+        iterations for the fixed point of each step, from which `denoise` comes back exactly, where
+        they converge (samplers.ddim_invert). A model with zero terminal SNR wants a strength below
+        1: at T, x holds nothing of the picture.
         """
         told = self._told(prompt, self._size_of(picture), settings | {"scale": scale})
         self._check_channels("invert", told)
-        grid = times(self.config, told.settings.steps)
+        grid = last_times(times(self.config, told.settings.steps), strength)
         x = self.to_latent(picture, count=told.count)
 
         def steps() -> Iterator[Step]:
