@@ -41,10 +41,10 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 class GroupNorm32(nn.GroupNorm):
-    """GroupNorm whose mean and variance are float32 for a shorter x; 32 groups as published.
+    """GroupNorm, its sums in float32 for a shorter x; 32 groups as published.
 
-    The official class turns x to float32 and back; torch's own norm sums in float32 unasked,
-    and on a CPU rounds once, at the end.
+    The official class turns x to float32 and back; torch's own norm sums in
+    float32 unasked, and on a CPU rounds once, at the end.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, groups: int = 32):
@@ -200,7 +200,7 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             h = self.proj_in(rearrange(h, to_tokens))
         else:
-            h = rearrange(self.proj_in(h), to_tokens).contiguous()
+            h = rearrange(self.proj_in(h), to_tokens).contiguous()  # dense rows are faster
         for block in self.transformer_blocks:
             h = block(h, context)
         if self.linear:
