@@ -1,12 +1,19 @@
-"""Train the tiny model: python -m minisd.train [kl] [vq] [text] [unet] [export]; all by default.
+"""Train the tiny model, stage by stage, from nothing to the checkpoint that is shipped.
+
+    kl      the autoencoder between pictures and latents
+    vq      the same with a codebook, for the notebooks; nothing below needs it
+    text    the text encoder's warm-up
+    unet    the U-Net with its text encoder; needs kl and text
+    export  the weights of kl, text and unet in one checkpoint
 
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
-there when it is started again. On several processes, each with the same command:
+there when it is started again. On several processes:
 
     torchrun --nproc_per_node=2 -m minisd.train unet
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -14,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from . import checkpoint, configs, stages
@@ -21,7 +29,7 @@ from .models.autoencoder import AutoencoderKL
 from .models.bert import BERTText
 from .models.unet import UNet
 from .tensorfile import CheckpointError, open_tensors
-from .training import Run, Settings
+from .training import Run, Settings, group, wait
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
@@ -29,8 +37,8 @@ SETTINGS = {
     "text": Settings(steps=1500, batch=128, rate=1e-3),
     "unet": Settings(steps=20_000, batch=64, rate=1e-3, ema=0.9995),
 }
-ORDER = ("kl", "vq", "text", "unet", "export")
-LATENTS = 120_000
+ORDER = (*SETTINGS, "export")
+SCENES = 120_000
 
 
 def trained(folder: Path, name: str, module, config, part: str = ""):
@@ -39,10 +47,10 @@ def trained(folder: Path, name: str, module, config, part: str = ""):
     if not path.exists():
         raise CheckpointError(f"{path} is not there: train {name} first")
     stored, _ = open_tensors(path)
-    averaged = {k: v for k, v in stored.items() if k.startswith(f"average.{part}")}
-    plain = {k: v for k, v in stored.items() if k.startswith(f"network.{part}")}
-    tensors = {k.removeprefix("network."): v for k, v in plain.items()}
-    tensors |= {k.removeprefix("average."): v for k, v in averaged.items()}
+    tensors = {}
+    for kind in ("network.", "average."):  # what is averaged replaces what is not
+        found = {k: v for k, v in stored.items() if k.startswith(kind + part)}
+        tensors |= {k.removeprefix(kind): v for k, v in found.items()}
     return checkpoint.load_module(module, config, tensors, part, what=path.name)
 
 
@@ -54,7 +62,7 @@ def first_stage(folder: Path) -> tuple[AutoencoderKL, float]:
     return vae, round(1 / float(z.std()), 4)
 
 
-def stage(name: str, folder: Path):
+def stage(name: str, folder: Path, scenes: int = SCENES):
     """The stage of that name, given what the stages before it have left in the folder."""
     if name == "kl":
         return stages.Autoencoder()
@@ -64,26 +72,25 @@ def stage(name: str, folder: Path):
         return stages.TextWarmUp()
     vae, scale = first_stage(folder)
     text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
-    return stages.Joint(stages.Latents(folder, vae, LATENTS), scale, text)
+    return stages.Joint(stages.Latents(folder, vae, scenes), scale, text)
 
 
-def run(name: str, folder: Path, settings: Settings, save_every: float = 60) -> None:
-    """Train one stage to its end, saving now and then, with a progress bar in the first process."""
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    current = Run(stage(name, folder), settings, folder / f"{name}.safetensors")
-    saved, smooth = time.monotonic(), None
-    bar = tqdm(current.go(), name, settings.steps, initial=current.step, disable=not first)
-    for step, loss in bar:
-        smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        if step == settings.steps or time.monotonic() - saved > save_every:
-            current.save()
-            saved = time.monotonic()
-    if first and current.losses:
-        draw_losses(current.losses, folder / f"{name}.png")
+def run(current: Run, save_every: float = 60) -> None:
+    """Train to the end, saving now and then (seconds), with a progress bar in the first process."""
+    first, name, folder = group()[1] == 0, current.stage.name, current.path.parent
+    saved, smooth, steps = time.monotonic(), None, current.settings.steps
+    with tqdm(current.go(), name, steps, initial=current.step, disable=not first) as bar:
+        for step, loss in bar:
+            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            if step == steps or time.monotonic() - saved > save_every:
+                current.save()
+                saved = time.monotonic()
+    if first:
+        draw_losses(current.losses, folder / f"{name}.png", name)
 
 
-def draw_losses(losses: list[float], path: Path) -> None:
+def draw_losses(losses: list[float], path: Path, title: str = "") -> None:
     """The losses of a run, each and smoothed, as a picture."""
     from matplotlib.figure import Figure
 
@@ -93,7 +100,7 @@ def draw_losses(losses: list[float], path: Path) -> None:
     width = max(len(losses) // 50, 1)
     line = torch.tensor(losses).unfold(0, width, 1).mean(1)
     axes.plot(range(width // 2, width // 2 + len(line)), line, color="black", lw=1)
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.set(title=title, xlabel="step", ylabel="loss", yscale="log")
     figure.savefig(path, dpi=100)
 
 
@@ -103,33 +110,63 @@ def export(folder: Path, path: Path) -> None:
     vae.config = configs.replace(vae.config, scale_factor=scale)
     text = trained(folder, "unet", BERTText, configs.TINY_TEXT, "text.")
     unet = trained(folder, "unet", UNet, configs.TINY, "unet.")
+    then = json.loads(open_tensors(folder / "unet.safetensors")[1]["run"])["scale"]
+    if abs(then - scale) > 1e-3:
+        raise CheckpointError(f"unet learned latents of scale {then}, kl's is now {scale}")
     whole = checkpoint.Checkpoint("tiny", unet.half(), vae.half(), text.half())
     checkpoint.save(path, whole)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m minisd.train", description=__doc__)
-    parser.add_argument("stages", nargs="*", default=list(ORDER), help=", ".join(ORDER))
-    parser.add_argument("--folder", type=Path, default=Path("runs"))
-    parser.add_argument("--steps", type=int, help="another number of steps than the stage's own")
-    parser.add_argument("--out", type=Path, default=Path("tiny.safetensors"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    parser = argparse.ArgumentParser(
+        prog="python -m minisd.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("stages", nargs="*", metavar="stage", help=f"some of {', '.join(ORDER)}; without any, all")
+    add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
+    add("--steps", type=_count, help="another number of steps than each stage's own")
+    add("--scenes", type=_count, default=SCENES, help="that unet learns from (%(default)s)")
+    add("--save-every", type=float, default=60, metavar="SECONDS", help="(%(default)s)")
+    add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
+    asked = parser.parse_args(words)
+    for name in asked.stages:
+        if name not in ORDER:
+            parser.error(f"there is no stage {name!r}; there are {', '.join(ORDER)}")
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
-        for name in arguments.stages:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(asked.folder, os.W_OK):
+            sys.exit(f"cannot write into {asked.folder}")
+        for name in asked.stages or ORDER:
             if name == "export":
-                export(arguments.folder, arguments.out)
+                if group()[1] == 0:
+                    export(asked.folder, asked.out)
                 continue
             settings = SETTINGS[name]
-            if arguments.steps:
-                settings = settings._replace(steps=arguments.steps)
-            run(name, arguments.folder, settings)
+            if asked.steps:
+                settings = settings._replace(steps=asked.steps)
+            path = asked.folder / f"{name}.safetensors"
+            run(Run(stage(name, asked.folder, asked.scenes), settings, path), asked.save_every)
+            wait()
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last save")
+    except OSError as error:
+        sys.exit(f"cannot use {error.filename}: {error.strerror}")
+    except (ValueError, SafetensorError) as error:
+        sys.exit(str(error))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

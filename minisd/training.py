@@ -5,6 +5,8 @@ a run that was killed goes on as if it had not been, and n processes draw the ba
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .tensorfile import CheckpointError, open_tensors, save_tensors
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each weight
 
 
 class Settings(NamedTuple):
@@ -103,20 +107,18 @@ class Run:
             self.optimizer.zero_grad()
             loss.backward()
             loss = average_gradients(self.weights, loss.detach())
-            if not loss.isfinite():
-                raise ValueError(f"the loss of step {self.step} is {float(loss)}: try a lower rate")
-            nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
+            norm = nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
+            if not (loss + norm).isfinite():
+                raise ValueError(
+                    f"the loss of step {self.step} is {float(loss)}, its gradient's norm "
+                    f"{float(norm)}: try a lower rate; {self.path} is as it was last saved"
+                )
             self.optimizer.step()
             self.step += 1
             self.losses.append(float(loss))
             keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - keep)
             yield Progress(self.step, self.losses[-1])
-
-    def averaged(self) -> dict[str, Tensor]:
-        """The network's state with the moving averages for weights: what is shipped."""
-        state = dict(self.stage.network.state_dict())
-        return state | dict(zip(self.names, self.average, strict=True))
 
     def save(self) -> None:
         """Write all that a resumed run needs, whole or not at all. Only the first process does."""
@@ -128,7 +130,14 @@ class Run:
             for moment, value in self.optimizer.state.get(self.weights[i], {}).items():
                 tensors[f"{moment}.{name}"] = value
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        save_tensors(self.path, tensors, {"run": json.dumps(self.about), "step": str(self.step)})
+        # Beside it, in a folder of its own: what a killed save leaves there goes with the next.
+        beside = self.path.with_name(f".{self.path.stem}.part")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        about = {"run": json.dumps(self.about), "step": str(self.step)}
+        save_tensors(beside / self.path.name, tensors, about)
+        os.replace(beside / self.path.name, self.path)
+        beside.rmdir()
 
     def _resume(self) -> None:
         stored, metadata = open_tensors(self.path)
@@ -139,14 +148,20 @@ class Run:
                 f"{self.path} is a run with other settings ({', '.join(other)}): give this one "
                 "another folder, or remove that file"
             )
-        tensors = {key: value.read().clone() for key, value in stored.items()}
+        tensors = {key: _as_trained(value.read()) for key, value in stored.items()}
         network = {k[len("network.") :]: v for k, v in tensors.items() if k.startswith("network.")}
         self.stage.network.load_state_dict(network)
         self.average = [tensors[f"average.{name}"] for name in self.names]
         for weight, name in zip(self.weights, self.names, strict=True):
-            moments = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[weight] = {m: tensors[f"{m}.{name}"] for m in moments}
+            known = [m for m in MOMENTS if f"{m}.{name}" in tensors]  # none before a first step
+            self.optimizer.state[weight] = {m: tensors[f"{m}.{name}"] for m in known}
         self.losses, self.step = tensors["losses"].tolist(), int(metadata["step"])
+
+
+def _as_trained(stored: Tensor) -> Tensor:
+    """A copy in the memory's order of the weights: the optimizer is slower where orders differ."""
+    images = stored.ndim == 4
+    return stored.clone(memory_format=torch.channels_last if images else torch.contiguous_format)
 
 
 # ---- several processes --------------------------------------------------------------------
@@ -156,12 +171,13 @@ def average_gradients(weights, loss: Tensor) -> Tensor:
     """Make each gradient the mean over all processes', and return the mean loss."""
     world, _ = group()
     if world > 1:
-        flat = torch.cat([loss.reshape(1), *(w.grad.flatten() for w in weights)])
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        flat = torch.cat([loss.reshape(1), *(grad.flatten() for grad in grads)])
         dist.all_reduce(flat)
         flat /= world
-        loss, rest = flat[0], flat[1:].split([w.numel() for w in weights])
-        for weight, grad in zip(weights, rest, strict=True):
-            weight.grad.copy_(grad.view_as(weight))
+        loss, means = flat[0], flat[1:].split([grad.numel() for grad in grads])
+        for grad, mean in zip(grads, means, strict=True):
+            grad.copy_(mean.view_as(grad))
     return loss
 
 
