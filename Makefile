@@ -1,11 +1,13 @@
 # make lab    open the notebooks in JupyterLab
 # make test   check everything: the package, the notebooks, the README
-# Both make .venv first, if it is not there, and install requirements.txt and minisd into it.
+# make demo   a picture from a sentence, and the way to it, by the tiny model that ships with minisd
+# make train  train that model again, from nothing (hours; what is cut off goes on from where it was)
+# All make .venv first, if it is not there, and install requirements.txt and minisd into it.
 
 PYTHON ?= python3
 WORKERS ?= 2
 
-.PHONY: lab test notebooks index mutants clean
+.PHONY: lab test demo train notebooks index mutants clean
 
 lab: .venv/.installed
 	.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_FLAGS)
@@ -14,6 +16,14 @@ test: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pytest --nbval -n $(WORKERS) --dist loadfile
+
+demo: .venv/.installed
+	.venv/bin/python -m minisd "a small green star above a large yellow ring" --out demo.png
+	.venv/bin/python -m minisd trajectory "a small green star above a large yellow ring" --out demo-strip.png
+
+# Two processes of one thread are faster than one of two. OMP_NUM_THREADS is the threads of each.
+train: .venv/.installed
+	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node=$(WORKERS) -m minisd.train
 
 # Run all notebooks again and store what they print and draw.
 notebooks: .venv/.installed
