@@ -293,6 +293,9 @@ def test_latents_led_on():
     run = TINY.txt2img(PROMPT, **how)
     middle = next(step for step in run if step.t == 300).x
     assert torch.equal(TINY.denoise(middle, PROMPT, 0.3, **how).latents(), run.latents())
+    again = TINY.txt2img(PROMPT, **how)
+    watched = [step.x for step, _ in zip(again, range(10), strict=False)]  # and not to its end
+    assert torch.equal(again.latents(), watched[-1]) and torch.equal(run.latents(), watched[-1])
     noise = own_noise(0, 1)(torch.empty(1, 4, 16, 16))
     assert torch.equal(TINY.denoise(noise, PROMPT, **how).latents(), run.latents())
 
