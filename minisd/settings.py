@@ -34,6 +34,7 @@ class Usual(NamedTuple):
 
 VQ_BETAS = (0.0015, 0.0195)
 USUAL = {
+    "tiny": Usual(64, 3.0),
     "sd2": Usual(scale=9.0),  # its 768-v: 768 pixels
     "sd2-inpaint": Usual(scale=9.0),
     "sd2-depth": Usual(scale=9.0),
