@@ -199,8 +199,10 @@ X, I, CONTEXT = torch.zeros(2, 4, 16, 16), torch.zeros(2, dtype=torch.long), tor
         ((X[:, :, :12], I, CONTEXT), "multiples of 8"),
         ((X[0], I, CONTEXT), "x must be"),
         ((X, I[:1], CONTEXT), r"index must be \(2,\)"),
-        ((X, I, CONTEXT[..., :7]), r"context must be \(2, 'n', 8\), got \(2, 5, 7\)"),
+        ((X, I, CONTEXT[..., :7]), r"context must be \(2, n, 8\), got \(2, 5, 7\)"),
         ((X, I, CONTEXT[:1]), "context must be"),
+        ((X, I, CONTEXT[:, 0]), r"context must be \(2, n, 8\), got \(2, 8\)"),
+        ((X, I, CONTEXT[None]), "context must be"),
         ((X, I), "context must be"),
         ((X, I, CONTEXT, I), "y must not be given"),
     ],
@@ -246,6 +248,17 @@ def test_wrong_input_of_a_first_stage(module, config):
             stage.decode(torch.zeros(shape, device="meta"))
         assert str(raised.value) == f"a latent must be (b, {z}, h, w), got {shape}"
     assert stage.decode(torch.zeros(1, z, 5, 7, device="meta")).shape == (1, 3, 5 * f, 7 * f)
+
+
+def test_wrong_indices_of_codes():
+    stage = VQModel(replace(c.VQ_F4, channels=32, codes=8))
+    for indices, message in [
+        (torch.full((1, 4, 4), 8), r"from 0 to 7, got \(1, 4, 4\) from 8 to 8"),
+        (torch.full((1, 4, 4), -1), "from -1 to -1"),
+        (I.expand(4, 2), r"indices must be \(b, h, w\).*got \(4, 2\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            stage.decode_indices(indices)
 
 
 @pytest.mark.parametrize(

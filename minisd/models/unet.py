@@ -138,10 +138,12 @@ class UNet(nn.Module):
             )
         if index.shape != x.shape[:1]:
             raise ValueError(f"index must be ({len(x)},), one for each x, got {tuple(index.shape)}")
-        wants = None if c.context_dim is None else (len(x), "n", c.context_dim)
         got = None if context is None else tuple(context.shape)
-        if (wants is None) != (got is None) or wants and (got[0], got[-1]) != (wants[0], wants[2]):
-            raise ValueError(f"context must be {wants}, got {got}")
+        if c.context_dim is None and got is not None:
+            raise ValueError(f"context must be None, got {got}")
+        wants = (len(x), c.context_dim)
+        if c.context_dim and (got is None or len(got) != 3 or (got[0], got[2]) != wants):
+            raise ValueError(f"context must be ({len(x)}, n, {c.context_dim}), got {got}")
         if (y is not None) != bool(c.classes or c.vector_dim):
             raise ValueError(f"y must {'' if y is None else 'not '}be given to this U-Net")
         if c.vector_dim and y.shape != (len(x), c.vector_dim):

@@ -106,4 +106,10 @@ class VQModel(nn.Module):
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """int64 (b, h/f, w/f) -> (b, 3, h, w)."""
+        codes = self.config.codes
+        if indices.ndim != 3 or not ((indices >= 0) & (indices < codes)).all():
+            raise ValueError(
+                f"indices must be (b, h, w) from 0 to {codes - 1}, got {tuple(indices.shape)} "
+                f"from {indices.min()} to {indices.max()}"
+            )
         return self.decoder(self.post_quant_conv(self.quantize.lookup(indices)))
