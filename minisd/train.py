@@ -54,23 +54,30 @@ def trained(folder: Path, name: str, module, config, part: str = ""):
     return checkpoint.load_module(module, config, tensors, part, what=path.name)
 
 
-def first_stage(folder: Path) -> tuple[AutoencoderKL, float]:
-    """The trained KL autoencoder, and the scale that makes its latents' standard deviation 1."""
+def first_stage(folder: Path, scenes: int = SCENES) -> tuple[AutoencoderKL, float]:
+    """The trained KL autoencoder, and the scale that makes its latents' standard deviation 1.
+
+    It is measured on a thousand scenes, or on fewer if only so many are wanted.
+    """
     vae = trained(folder, "kl", AutoencoderKL, configs.TINY_KL)
+    keys = range(10**9, 10**9 + min(scenes // 50, 20) or 1)
     with torch.no_grad():
-        z = torch.cat([vae.encode(stages.pictures(10**9 + i, range(50))).mean for i in range(20)])
+        z = torch.cat([vae.encode(stages.pictures(key, range(50))).mean for key in keys])
     return vae, round(1 / float(z.std()), 4)
 
 
 def stage(name: str, folder: Path, scenes: int = SCENES):
-    """The stage of that name, given what the stages before it have left in the folder."""
+    """The stage of that name, given what the stages before it have left in the folder.
+
+    scenes: how many of them text and unet learn from, at most.
+    """
     if name == "kl":
         return stages.Autoencoder()
     if name == "vq":
         return stages.VectorQuantised()
     if name == "text":
-        return stages.TextWarmUp()
-    vae, scale = first_stage(folder)
+        return stages.TextWarmUp(captions=min(20_000, scenes))
+    vae, scale = first_stage(folder, scenes)
     text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
     return stages.Joint(stages.Latents(folder, vae, scenes), scale, text)
 
@@ -104,9 +111,9 @@ def draw_losses(losses: list[float], path: Path, title: str = "") -> None:
     figure.savefig(path, dpi=100)
 
 
-def export(folder: Path, path: Path) -> None:
+def export(folder: Path, path: Path, scenes: int = SCENES) -> None:
     """The averaged weights of kl, text and unet as one checkpoint in float16."""
-    vae, scale = first_stage(folder)
+    vae, scale = first_stage(folder, scenes)
     vae.config = configs.replace(vae.config, scale_factor=scale)
     text = trained(folder, "unet", BERTText, configs.TINY_TEXT, "text.")
     unet = trained(folder, "unet", UNet, configs.TINY, "unet.")
@@ -128,7 +135,7 @@ def main(words: list[str] | None = None) -> None:
     add("stages", nargs="*", metavar="stage", help=f"some of {', '.join(ORDER)}; without any, all")
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=_count, help="another number of steps than each stage's own")
-    add("--scenes", type=_count, default=SCENES, help="that unet learns from (%(default)s)")
+    add("--scenes", type=_count, default=SCENES, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=float, default=60, metavar="SECONDS", help="(%(default)s)")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
     asked = parser.parse_args(words)
@@ -144,7 +151,7 @@ def main(words: list[str] | None = None) -> None:
         for name in asked.stages or ORDER:
             if name == "export":
                 if group()[1] == 0:
-                    export(asked.folder, asked.out)
+                    export(asked.folder, asked.out, asked.scenes)
                 continue
             settings = SETTINGS[name]
             if asked.steps:

@@ -1,0 +1,235 @@
+"""Every stage of the tiny model, trained for a few steps, exported; and what each learns from."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from minisd import checkpoint, configs, stages, tensorfile, train
+from minisd.models.autoencoder import AutoencoderKL, Posterior
+from minisd.models.bert import BERTText
+from minisd.models.unet import UNet
+from minisd.scenes import WORDS, caption, paint, random_scene, read
+from minisd.training import Run, Settings, rng
+
+
+def content(path):
+    return {key: value.read() for key, value in tensorfile.open_tensors(path)[0].items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+SHORT = {  # settings; what may be left of the first batch's loss (left: 0.57, 0.61, 0.56, 0.62)
+    "kl": (Settings(10, 2, 4e-3, 0, 0.5, 0.5), 0.75),
+    "vq": (Settings(10, 2, 4e-3, 0, 0.5, 0.5), 0.8),
+    "text": (Settings(15, 8, 2e-3, 0, 0.5, 0.5), 0.75),
+    "unet": (Settings(8, 2, 2e-3, 0, 0.5, 0.5), 0.8),
+}
+PARTS = {  # of an exported file: the official prefix, the network, the run and what it calls it
+    "vae": ("first_stage_model.", AutoencoderKL, configs.TINY_KL, "kl", ""),
+    "unet": ("model.diffusion_model.", UNet, configs.TINY, "unet", "unet."),
+    "text": ("cond_stage_model.", BERTText, configs.TINY_TEXT, "unet", "text."),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Every stage trained for a few steps, and exported."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "SETTINGS", {name: short for name, (short, _) in SHORT.items()})
+        out = str(folder / "tiny.safetensors")
+        train.main(["--folder", str(folder), "--scenes", "60", "--out", out])
+    return folder
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_stage_learns(folder, name):
+    settings, left = SHORT[name]
+    run = Run(train.stage(name, folder, 60), settings, folder / f"{name}.safetensors")
+    after = run.stage.loss(0, range(settings.batch)).detach()
+    assert len(run.losses) == settings.steps and after < left * run.losses[0]
+
+
+def test_what_is_exported_is_the_average_under_official_names(folder):
+    stored, expected = content(folder / "tiny.safetensors"), {}
+    for prefix, module, config, name, part in PARTS.values():
+        run = content(folder / f"{name}.safetensors")
+        for key, value in module(config).state_dict().items():
+            weight = run.get(f"average.{part}{key}", run[f"network.{part}{key}"])
+            assert weight.shape == value.shape
+            expected[prefix + key] = weight.half()
+    assert same(stored, expected)
+    assert sum(value.numel() for value in stored.values()) * 2 < 10e6
+
+
+def test_what_is_exported_can_be_loaded(folder):
+    whole = checkpoint.load(folder / "tiny.safetensors")
+    scale = whole.vae.config.scale_factor
+    assert whole.family == "tiny"
+    for name, (_, module, config, _, _) in PARTS.items():
+        config = configs.replace(config, scale_factor=scale) if name == "vae" else config
+        assert type(getattr(whole, name)) is module and getattr(whole, name).config == config
+    z = whole.vae.encode(stages.pictures(10**9, range(50))).mean.detach()
+    assert abs(float(z.std()) * scale - 1) < 1e-3
+
+
+def test_a_first_stage_of_another_training_is_not_exported(folder, tmp_path):
+    for name in ("kl", "unet"):
+        shutil.copy(folder / f"{name}.safetensors", tmp_path)
+    kept, about = tensorfile.open_tensors(tmp_path / "kl.safetensors")
+    changed = {key: value.read().clone() for key, value in kept.items()}
+    changed["average.quant_conv.weight"] *= 2
+    tensorfile.save_tensors(tmp_path / "kl.safetensors", changed, about)
+    with pytest.raises(ValueError, match="unet learned latents of scale .*, kl's is now"):
+        train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
+
+
+# ---- what they learn from -----------------------------------------------------------------
+
+
+def latents(folder, n=6, chunk=3, seed=0):
+    vae = stages._seeded(AutoencoderKL, configs.TINY_KL, seed)
+    return stages.Latents(folder, vae, n, chunk)
+
+
+def test_latents_are_made_once_for_an_autoencoder(tmp_path):
+    first = latents(tmp_path)
+    assert first.z.shape == (6, 4, 16, 16) and first.tokens.shape == (6, 4, 24)
+    assert len(first) == 6 and first.z.unique(dim=0).shape == first.z.shape
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = latents(tmp_path)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert torch.equal(first.z, again.z) and torch.equal(first.tokens, again.tokens)
+    other = latents(tmp_path, seed=1)
+    assert not torch.equal(first.z, other.z) and torch.equal(first.tokens, other.tokens)
+    assert torch.equal(latents(tmp_path).z, first.z)
+    assert torch.equal(latents(tmp_path, 4, 2).z[:2], first.z[:2])  # parts of another size
+    with pytest.raises(ValueError, match="7 scenes cannot be kept in parts of 3"):
+        latents(tmp_path, 7)
+
+
+def test_processes_share_the_making_of_latents(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    one = latents(tmp_path / "one")
+    monkeypatch.setattr(stages, "wait", lambda: None)
+    monkeypatch.setattr(stages, "group", lambda: (2, 1))
+    with pytest.raises(ValueError, match="latents-000.safetensors"):  # the other has not come yet
+        latents(tmp_path)
+    assert [path.name for path in tmp_path.glob("latents*")] == ["latents-001.safetensors"]
+    monkeypatch.setattr(stages, "group", lambda: (2, 0))
+    assert torch.equal(latents(tmp_path).z, one.z)
+
+
+def test_latents_are_the_scenes_of_their_captions(tmp_path):
+    """Decoded by an autoencoder that keeps pictures as they are: every fourth pixel of each."""
+
+    class Every(nn.Module):
+        def encode(self, x):
+            x = x[:, [0, 1, 2, 0], 2::4, 2::4]
+            return Posterior(x, torch.full_like(x, -30))
+
+    made = stages.Latents(tmp_path, Every(), 4)
+    vocabulary = {int(stages.tokenizer()(word)[0, 1]): word for word in WORDS}
+    for i in range(4):
+        scene = random_scene(rng(stages.JOINT, 0, i))
+        x = paint(scene)[[0, 1, 2, 0], 2::4, 2::4]
+        assert (made.z[i] - x).abs().max() < 2e-3
+        for tokens in made.tokens[i].tolist():
+            text = " ".join(vocabulary[token] for token in tokens if token in vocabulary)
+            assert {thing.shape for thing in read(text).things} == {t.shape for t in scene.things}
+
+
+def test_the_u_net_sees_all_times_and_one_empty_caption_in_ten(tmp_path):
+    joint = stages.Joint(latents(tmp_path), 1.0, BERTText(configs.TINY_TEXT))
+    drawn = [joint._sample(rng(0, 0, i)) for i in range(2000)]
+    empty = sum(torch.equal(tokens, joint.empty) for _, tokens, _, _ in drawn)
+    assert abs(empty / 2000 - 0.1) < 0.02
+    t = torch.stack([t for _, _, t, _ in drawn])
+    assert t.min() >= 1 and t.max() <= 1000 and abs(t.double().mean() - 500.5) < 25
+    eps = torch.stack([eps for _, _, _, eps in drawn])
+    assert abs(eps.mean()) < 1e-2 and abs(eps.std() - 1) < 1e-2
+
+
+def test_the_u_nets_weights_and_schedule(tmp_path):
+    """ᾱ_T = 0, and min(SNR + 1, 5)/(SNR + 1), with SNR + 1 = 1/(1 - ᾱ)."""
+    joint = stages.Joint(latents(tmp_path), 1.0, BERTText(configs.TINY_TEXT))
+    ab = joint.ab[1:].numpy()
+    assert len(ab) == 1000 and ab[-1] == 0 and (np.diff(ab) < 0).all()
+    expected = np.minimum(1 / (1 - ab), 5) * (1 - ab)
+    assert np.abs(joint.weight[1:].numpy() - expected).max() < 1e-9 and joint.weight[-1] == 1
+
+
+def test_the_u_nets_loss_is_that_of_the_equations(tmp_path):
+    """With a U-Net that says 0, the loss is the weighted mean of v², v = √ᾱ ε - √(1-ᾱ) x0."""
+    joint = stages.Joint(latents(tmp_path), 1.7, BERTText(configs.TINY_TEXT))
+    joint.network["unet"] = Zero()
+    losses = []
+    for i in range(5):
+        z, _, t, eps = joint._sample(rng(0, 3, i))
+        ab = float(joint.ab[t])
+        v = ab**0.5 * eps.double() - (1 - ab) ** 0.5 * 1.7 * z.double()
+        losses.append(min(1 / (1 - ab), 5) * (1 - ab) * float((v**2).mean()))
+    assert abs(float(joint.loss(3, range(5))) - np.mean(losses)) < 1e-5
+
+
+class Zero(nn.Module):
+    def forward(self, x, t, context):
+        assert t.min() >= 0 and t.max() <= 999
+        return torch.zeros_like(x)
+
+
+def test_answers_are_those_of_the_scene():
+    for i in range(300):
+        random = rng(5, i)
+        scene = random_scene(random)
+        text = caption(scene, random)
+        said = dict(zip(stages.QUESTIONS, stages.answers(text), strict=True))
+        found = {q: stages.QUESTIONS[q][answer] for q, answer in said.items()}
+        true = {"background": scene.background}
+        if len(scene.things) == 1:
+            places = {"alone": scene.things[0]}
+        else:  # by where they stand: the relation's own axis
+            across = scene.relation in ("left", "right")
+            order = sorted(scene.things, key=lambda thing: thing.x if across else thing.y)
+            names = ("left", "right") if across else ("above", "below")
+            places = dict(zip(names, order, strict=True))
+        for place, thing in places.items():
+            for what in ("shape", "color", "size"):
+                true[f"{place} {what}"] = getattr(thing, what)
+        assert all(answer in (None, true.get(q)) for q, answer in found.items()), text
+        for word in text.split():
+            if word in {*stages.SHAPES, *stages.COLORS, *stages.SIZES, *stages.BACKGROUNDS}:
+                assert word in found.values() or " and " in text, text
+
+
+def test_the_example_of_answers():
+    said = dict(zip(stages.QUESTIONS, stages.answers("a red circle left of a square"), strict=True))
+    found = {question: stages.QUESTIONS[question][answer] for question, answer in said.items()}
+    assert {question: answer for question, answer in found.items() if answer} == {
+        "left shape": "circle",
+        "left color": "red",
+        "right shape": "square",
+    }
+
+
+def test_every_word_is_a_token_and_every_caption_fits():
+    tokens = stages.tokenizer()
+    for word in WORDS:
+        row = tokens(word)[0].tolist()
+        assert row[2] == tokens("")[0, 1] and row[1] < configs.TINY_TEXT.vocabulary, word
+    longest = " ".join(["a picture of a small orange triangle to the left of a small orange"])
+    longest += " triangle on a white background"
+    assert tokens(longest).shape == (1, 24) and tokens(longest)[0, -1] == configs.TINY_TEXT.pad
+    assert len({tuple(tokens(word)[0].tolist()) for word in WORDS}) == len(WORDS)
+
+
+def test_merges_are_learned_from_captions():
+    """minisd/merges/tiny.txt is stages.merges() of 5000 captions, 110 pairs; fewer give a start."""
+    lines = (stages.files("minisd") / "merges" / "tiny.txt").read_text().splitlines()
+    few = stages.merges(200)
+    assert len(lines) == 110 and set(map(" ".join, few[:20])) <= set(lines)
