@@ -25,20 +25,22 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from . import checkpoint, configs, stages
+from .conditioning import tokenizer_metadata
 from .models.autoencoder import AutoencoderKL
 from .models.bert import BERTText
 from .models.unet import UNet
+from .scenes import WORDS
 from .tensorfile import CheckpointError, open_tensors
 from .training import Run, Settings, group, wait
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
-    "text": Settings(steps=1500, batch=128, rate=1e-3),
+    "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=20_000, batch=64, rate=1e-3, ema=0.9995),
 }
 ORDER = (*SETTINGS, "export")
-SCENES = 120_000
+SCENES = 80_000
 
 
 def trained(folder: Path, name: str, module, config, part: str = ""):
@@ -121,7 +123,7 @@ def export(folder: Path, path: Path, scenes: int = SCENES) -> None:
     if abs(then - scale) > 1e-3:
         raise CheckpointError(f"unet learned latents of scale {then}, kl's is now {scale}")
     whole = checkpoint.Checkpoint("tiny", unet.half(), vae.half(), text.half())
-    checkpoint.save(path, whole)
+    checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
 
 def main(words: list[str] | None = None) -> None:
