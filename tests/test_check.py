@@ -1,18 +1,21 @@
 """The exercises and their checker: what passes, what does not, and what it says."""
 
-import inspect
 import json
 import math
 import pathlib
 import re
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from minisd import check as module
+from minisd import guarded
 from minisd.check import Exercise, check, compare
 from minisd.exercises import EXERCISES
+from minisd.verdicts import copies, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
 X = torch.arange(6.0).double().reshape(2, 3)
@@ -39,7 +42,7 @@ def test_compare(capsys):
         with pytest.raises(AssertionError, match=r"max \|a - b\| = "):
             compare("apart", a, b)
     with pytest.raises(
-        AssertionError, match=r"apart: max \|a - b\| = 1 at number 4 of 6: a 4, b 5"
+        AssertionError, match=r"apart: max \|a - b\| = 1 at \[1, 1\], number 4 of 6: a 4, b 5"
     ):
         compare("apart", X, X + (X == 4))
     with pytest.raises(AssertionError, match=r"the shapes differ: a \(2, 3\), b \(3, 2\)"):
@@ -91,9 +94,70 @@ def test_a_lucky_first_case_is_not_enough(square):
         check("square", lambda x, k: x**2 + 1)
 
 
-def test_an_error_of_the_students_shows_itself(square):
-    with pytest.raises(ZeroDivisionError):
-        check("square", lambda x, k: 1 / 0)
+def forgets_zero(x, k):
+    y = x / int(k)
+    return y
+
+
+def loops(x, k):
+    try:
+        while True:
+            k = k + 1
+    except Exception:
+        return x
+
+
+def test_an_error_of_the_students_shows_its_line(square):
+    with pytest.raises(RuntimeError) as error:
+        check("square", lambda x, k: x @ x)
+    assert "square: in case 1 of 2, line" in error.value.__notes__[0]
+    line = forgets_zero.__code__.co_firstlineno + 1
+    with pytest.raises(ZeroDivisionError) as error:
+        check("square", lambda x, k: forgets_zero(1, 0))
+    shown = f"line {line} of the cell, in forgets_zero: `y = x / int(k)`"
+    assert error.value.__notes__ == [f"square: in case 1 of 2, {shown}"]
+    assert all(frame.name != "_hint" for frame in error.traceback)
+
+
+def test_a_loop_without_end_ends(square, monkeypatch):
+    monkeypatch.setattr("minisd.check.SECONDS", 0.2)
+    start = time.monotonic()
+    for answer in (loops, lambda x, k: time.sleep(60)):
+        with pytest.raises(
+            AssertionError, match="case 1 of 2 still ran after 0.2 seconds"
+        ) as error:
+            check("square", answer)
+    assert time.monotonic() - start < 5
+    with pytest.raises(AssertionError, match="in loops: `(while True:|k = k \\+ 1)`"):
+        check("square", loops)
+    assert signal.getsignal(guarded._ALARM) == signal.SIG_DFL
+    check("square", lambda x, k: x * x + k)  # and the next one is as ever
+
+
+def test_a_thread_has_no_alarm_but_an_answer(square, capsys):
+    thread = threading.Thread(target=check, args=("square", lambda x, k: x * x + k))
+    thread.start()
+    thread.join()
+    assert "square: correct" in capsys.readouterr().out
+
+
+def test_a_blank_may_be_required(square):
+    with pytest.raises(AssertionError, match="square: not attempted yet"):
+        check("square", lambda x, k: ..., required=True)
+    check("square", lambda x, k: (..., ...))
+
+
+def test_the_case_and_the_place_are_shown(square):
+    with pytest.raises(AssertionError) as error:
+        check("square", lambda x, k: x**2 + k + (x == 4))
+    assert str(error.value) == (
+        "square: case 1 of 2 is wrong\n"
+        "  called with x = a tensor (2, 3) of [0, 1, 2, ...], k = 1.0\n"
+        "  max |got - want| = 1 at [1, 1], number 4 of 6: got 18, want 17\n"
+        "  1 of 6 numbers differ\n"
+        "  got [1, 2, 5, 10, 18, 26]\n"
+        "  want [1, 2, 5, 10, 17, 26]"
+    )
 
 
 def test_an_unknown_exercise_names_the_known():
@@ -104,26 +168,29 @@ def test_an_unknown_exercise_names_the_known():
 # ---- every exercise of the course ---------------------------------------------------------
 
 
-def cases(exercise):
-    return list(exercise.cases(torch.Generator().manual_seed(0)))
+def judged(exercise, answer):
+    cases = exercise.drawn()
+    return verdict(exercise, cases, lambda i: answer(*copies(cases[i])))
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_exercise(name, capsys):
-    """The reference passes; a stub is no answer; constants and the inputs themselves are wrong;
-    each slip is rejected, and its own hint names it."""
+    """The reference is right, but no answer; nor is a stub; constants and the inputs themselves are
+    wrong; each slip is rejected, and its own hint names it."""
     exercise = EXERCISES[name]
-    check(name, exercise.reference)
-    assert ": correct, " in capsys.readouterr().out
+    assert judged(exercise, exercise.reference).status == "correct"
+    for ours in (exercise.reference, *exercise.given):
+        with pytest.raises(AssertionError, match=f"{name}: your function calls .* is the answer"):
+            check(name, lambda *a, ours=ours: ours(*a))
     check(name, lambda *a: ...)
     assert capsys.readouterr().out == f"{name}: not attempted yet\n"
-    assert len(cases(exercise)) >= 2 and len(exercise.slips) >= 3
-    first = exercise.reference(*module._copies(cases(exercise)[0]))
+    cases = exercise.drawn()
+    assert len(cases) >= 2 and len(exercise.slips) >= 3
+    first = exercise.reference(*copies(cases[0]))
     lazy = [lambda *a: first, lambda *a: 0.0, lambda *a: 1.0]
-    count = len(inspect.signature(exercise.reference).parameters)
-    lazy += [lambda *a, i=i: a[i] for i in range(min(count, len(cases(exercise)[0])))]
+    lazy += [lambda *a, i=i: a[i] for i in range(len(cases[0]))]
     for answer in lazy:
-        with pytest.raises((AssertionError, TypeError, ValueError)):
+        with pytest.raises(AssertionError):
             check(name, answer)
     for hint, slip in exercise.slips.items():
         with pytest.raises(AssertionError, match=re.escape(f"hint: {hint}")):
@@ -159,3 +226,52 @@ def test_every_exercise_has_its_solution(path):
         assert "return ..." in stub and "BEGIN SOLUTION" not in stub
         head = stub[: stub.index(":\n", stub.index(f"def {function}("))]
         assert head[head.index("def ") :].split(") ->")[0] in filled
+
+
+def heading(path, name):
+    """The level that the notebook's text gives an exercise."""
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return re.findall(rf"`{name}`(?:\*\*)? \((easy|middle|hard)", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_levels_are_those_of_the_notebook(path):
+    for name, _ in checks(path):
+        exercise = EXERCISES[name]
+        assert heading(path, name) == ([] if name == "official_index" else [exercise.level]), name
+        assert 10 < len(exercise.goal) < 80 and not exercise.goal.endswith("."), name
+
+
+def as_numpy(value):
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def as_list(value):
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_solution_is_right_and_every_slip_named_on_fresh_cases(path, capsys):
+    """With cases from other seeds and answers in numpy or lists; so the grader may draw its own."""
+    names = {}
+    for cell in code_cells(path.parent / "solutions" / path.name):
+        exec(cell, names)
+    for name, function in checks(path):
+        exercise, answer = EXERCISES[name], names[function]
+        for seed in (0, 1, 2**31 - 1):
+            cases = exercise.drawn(seed)
+            gave = [answer(*copies(case)) for case in cases]
+            for style in (as_numpy, as_list):
+                found = verdict(exercise, cases, lambda i, s=style, g=gave: s(g[i]))
+                assert found.status == "correct", (name, seed, found)
+        for hint, slip in exercise.slips.items():
+            slipped = [slip(*copies(case)) for case in cases]
+            found = verdict(exercise, cases, slipped.__getitem__)
+            assert found.status == "wrong" and found.hint == hint, (name, hint, found)
+
+
+def test_totals():
+    """What the README tells."""
+    assert len(EXERCISES) >= 60
+    assert {e.level for e in EXERCISES.values()} == {"easy", "middle", "hard"}

@@ -62,6 +62,8 @@ EXERCISES = {
             "the subtraction goes the other way: indices start lower than times": lambda t: t + 1,
             "this counts from the other end: t = 1 is the least noise, index 0": lambda t: 1000 - t,
         },
+        level="easy",
+        goal="turn the paper's time t into the official code's index",
     ),
     "official_timesteps": Exercise(
         official_timesteps,
@@ -78,6 +80,8 @@ EXERCISES = {
                 t - 1 for t in times[1:]
             ),
         },
+        level="easy",
+        goal="read our list of times as the official ddim_timesteps",
     ),
     "betas_back": Exercise(
         betas_back,
@@ -93,6 +97,8 @@ EXERCISES = {
                 torch.cat([ab.new_ones(1), ab[:-1]]) - ab
             ),
         },
+        level="middle",
+        goal="recover the betas from alphas_cumprod alone",
     ),
     "fits_without": Exercise(
         fits_without,
@@ -129,5 +135,7 @@ EXERCISES = {
                 )
             ),
         },
+        level="middle",
+        goal="find the captions with every wanted word and no unwanted one",
     ),
 }

@@ -102,6 +102,8 @@ EXERCISES = {
             ),
             "this is the last step only": lambda v_0, betas: (1 - betas[-1]) * v_0 + betas[-1],
         },
+        level="easy",
+        goal="follow the variance of any data through the noising steps",
     ),
     "cosine_betas": Exercise(
         cosine_betas,
@@ -115,6 +117,8 @@ EXERCISES = {
             "s is missing": lambda T, s, m: _cosine(T, 0.0, m),
             "this is α_t; β_t is what it lacks to 1": lambda T, s, m: 1 - _cosine(T, s, m),
         },
+        level="middle",
+        goal="read betas off the signal that is wanted, iDDPM's cosine",
     ),
     "jump_between": Exercise(
         jump_between,
@@ -139,6 +143,8 @@ EXERCISES = {
                 (ab_t / ab_s).sqrt() * x + (1 - ab_t / ab_s) * e
             ),
         },
+        level="middle",
+        goal="jump from any earlier noisy x_s to x_t",
     ),
     "one_eps": Exercise(
         one_eps,
@@ -168,6 +174,8 @@ EXERCISES = {
                 _mixed(_weights(b) ** 2, e) / (1 - alpha_bar(b)[-1]).sqrt()
             ),
         },
+        level="hard",
+        goal="melt the noises of many steps into the one of the jump",
     ),
     "first_time_below": Exercise(
         first_time_below,
@@ -190,5 +198,7 @@ EXERCISES = {
                 (snr(ab) < level).nonzero()[-1]
             ),
         },
+        level="middle",
+        goal="find the time at which a level of SNR is passed",
     ),
 }

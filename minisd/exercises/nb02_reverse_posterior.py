@@ -99,6 +99,8 @@ EXERCISES = {
                 lambda m, v, n, w: ((m + n) / 2, _fuse(m, v, n, w)[1])
             ),
         },
+        level="easy",
+        goal="multiply two bells: precisions add",
     ),
     "both_variances": Exercise(
         _variances,
@@ -115,6 +117,8 @@ EXERCISES = {
                 lambda ab: tuple(v.sqrt() for v in _variances(ab))
             ),
         },
+        level="easy",
+        goal="build fixed_small and fixed_large from alpha_bar alone",
     ),
     "x0_from_posterior_mean": Exercise(
         _x0_from_mean,
@@ -138,6 +142,8 @@ EXERCISES = {
             ),
         },
         tolerance=1e-8,
+        level="middle",
+        goal="solve the posterior mean for the picture it implies",
     ),
     "posterior_eps_coef": Exercise(
         lambda ab_t, ab_s: (ab_t / ab_s).sqrt() * (1 - ab_s) / (1 - ab_t).sqrt(),
@@ -156,6 +162,8 @@ EXERCISES = {
                 ab_t.sqrt() * (1 - ab_s) / (1 - ab_t).sqrt()
             ),
         },
+        level="middle",
+        goal="see how much of the old noise the posterior keeps",
     ),
     "two_steps_back": Exercise(
         lambda x0, x_t, ab_t, ab_r, ab_s: posterior(x0, x_t, ab_t, ab_s),
@@ -171,6 +179,8 @@ EXERCISES = {
                 lambda *a: _two_steps(*a, carry=lambda k: 0)
             ),
         },
+        level="hard",
+        goal="chain two reverse steps and compare with one long one",
     ),
     "mean_unknown_x0": Exercise(
         _guess_of(lambda x, ab_t: torch.tanh(ab_t.sqrt() * x / (1 - ab_t))),
@@ -192,5 +202,7 @@ EXERCISES = {
                 lambda x, ab_t, ab_s: torch.tanh(ab_t.sqrt() * x / (1 - ab_t))
             ),
         },
+        level="hard",
+        goal="average the posterior over an unknown x0 by Bayes",
     ),
 }

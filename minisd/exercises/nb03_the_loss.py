@@ -90,6 +90,8 @@ EXERCISES = {
                 _kl(m, v, n, w) + ((m - n) ** 2).flatten(1).sum(1) * (1 / (2 * v) - 1 / (2 * w))
             ),
         },
+        level="middle",
+        goal="compute the KL between two Gaussians, for each sample",
     ),
     "x0_error": Exercise(
         lambda eps_error, ab_t: eps_error * (1 - ab_t) / ab_t,
@@ -103,6 +105,8 @@ EXERCISES = {
             ),
             "ε enters x_t with √(1-ᾱ_t); that factor is missing": lambda e, ab: e / ab,
         },
+        level="easy",
+        goal="turn an error of the noise into an error of the picture",
     ),
     "mean_from_eps": Exercise(
         reverse_mean,
@@ -122,6 +126,8 @@ EXERCISES = {
                 pred_x0, lambda ab_t, ab_s: ab_t.sqrt() * (1 - ab_t / ab_s) / (1 - ab_t)
             ),
         },
+        level="easy",
+        goal="get the reverse mean from the predicted noise",
     ),
     "weight_from_snr": Exercise(
         lambda snr_t, snr_s: (snr_s / snr_t - 1) / 2,
@@ -138,6 +144,8 @@ EXERCISES = {
                 (snr_t / snr_s - 1) / 2
             ),
         },
+        level="middle",
+        goal="write the weight of L_t with signal-to-noise ratios alone",
     ),
     "x0_loss_weight": Exercise(
         lambda ab_t, ab_s: (ab_s / (1 - ab_s) - ab_t / (1 - ab_t)) / 2,
@@ -154,6 +162,8 @@ EXERCISES = {
             ),
             "the ½ of eq. 8 is missing": lambda ab_t, ab_s: ab_s / (1 - ab_s) - ab_t / (1 - ab_t),
         },
+        level="middle",
+        goal="carry the weight of the bound over to networks that predict x0",
     ),
     "optimal_loss": Exercise(
         lambda ab_t, s: ab_t * s**2 / (ab_t * s**2 + 1 - ab_t),
@@ -172,5 +182,7 @@ EXERCISES = {
                 ab.sqrt() * s**2 / (ab.sqrt() * s**2 + 1 - ab)
             ),
         },
+        level="hard",
+        goal="find the loss that no network can beat, for Gaussian data",
     ),
 }

@@ -118,6 +118,8 @@ EXERCISES = {
             "a root is missing in eq. 11: β_t is divided by √(1-ᾱ_t)": _step(mean=_wrong_root),
             "alpha_bar for alpha: eq. 11 divides by √α_t, of one step": _step(mean=_alpha_bar),
         },
+        level="middle",
+        goal="write one step of Algorithm 2, and no noise at its end",
     ),
     "kept_by_log": Exercise(
         _kept,
@@ -133,6 +135,8 @@ EXERCISES = {
                 i for i in range(n) if i == 0 or (n - i) % k == 0
             ],
         },
+        level="easy",
+        goal="say which steps the official log_every_t keeps",
     ),
     "clipped_mean": Exercise(
         lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
@@ -144,6 +148,8 @@ EXERCISES = {
             ),
             "clip x̂_0 only: x_t is noisy and has every right to leave [-1, 1]": _clip_both,
         },
+        level="middle",
+        goal="clip the predicted picture and still take a right step",
     ),
     "sampled_variance": Exercise(
         _variance,
@@ -163,6 +169,8 @@ EXERCISES = {
                 lambda v, ab_t, ab_s, std, tau: _variance(v, ab_t, ab_s, std**0.5, tau)
             ),
         },
+        level="hard",
+        goal="follow the variance of samples through the steps, exactly",
     ),
     "noise_in_grey_levels": Exercise(
         _grey,
@@ -181,5 +189,7 @@ EXERCISES = {
                 lambda times, ab: 127.5 * (1 - ab[times[0]]) ** 0.5
             ),
         },
+        level="easy",
+        goal="measure in grey levels what noise in the last step would cost",
     ),
 }

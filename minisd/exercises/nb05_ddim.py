@@ -126,6 +126,8 @@ EXERCISES = {
                 (x + (1 - ab).sqrt() * e) / ab.sqrt()
             ),
         },
+        level="easy",
+        goal="solve the forward equation for x0",
     ),
     "dir_xt": Exercise(
         _direction,
@@ -147,6 +149,8 @@ EXERCISES = {
                 (1 - ab_s - sg**2).sqrt() * (x - ab_t * x0) / (1 - ab_t).sqrt()
             ),
         },
+        level="easy",
+        goal="find the direction that fits a changed x0",
     ),
     "ddim_by_q_sample": Exercise(
         ddim_step,
@@ -172,6 +176,8 @@ EXERCISES = {
                 )
             ),
         },
+        level="middle",
+        goal="see a DDIM step as predicting and noising again",
     ),
     "sigma": Exercise(
         _sigma_from_beta,
@@ -190,6 +196,8 @@ EXERCISES = {
                 eta * b.sqrt() * torch.ones_like(ab)
             ),
         },
+        level="easy",
+        goal="get DDIM's sigma from one beta and one alpha_bar",
     ),
     "largest_eta": Exercise(
         _largest_eta,
@@ -204,6 +212,8 @@ EXERCISES = {
             ),
             "1 always fits, but it is not the largest": lambda ab_t, ab_s: 1.0,
         },
+        level="middle",
+        goal="find how much fresh noise a step has room for",
     ),
     "ddim_in_sigma": Exercise(
         _in_sigma,
@@ -225,6 +235,8 @@ EXERCISES = {
                 (x * (1 + t**2) + (s - t) * e) / (1 + s**2)
             ),
         },
+        level="middle",
+        goal="take the step in a library's sigma in place of alpha_bar",
     ),
     "ldm_grid": Exercise(
         ldm_uniform_times,
@@ -238,6 +250,8 @@ EXERCISES = {
                 ldm_uniform_times(T, steps)
             ),
         },
+        level="middle",
+        goal="reproduce Stable Diffusion's time grid, with its oddities",
     ),
     "trailing_grid": Exercise(
         trailing_times,
@@ -251,5 +265,7 @@ EXERCISES = {
                 trailing_times(T, steps)
             ),
         },
+        level="easy",
+        goal="make the grid that always begins at T",
     ),
 }

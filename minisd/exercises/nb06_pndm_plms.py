@@ -258,6 +258,8 @@ EXERCISES = {
                 d * (x - e / sqrt(1 - ab)) / 2
             ),
         },
+        level="easy",
+        goal="let the step go to zero: the probability flow ODE",
     ),
     "constant_path": Exercise(
         _constant_path,
@@ -277,6 +279,8 @@ EXERCISES = {
                 ]
             ),
         },
+        level="middle",
+        goal="see what stays the same when the network's answer does",
     ),
     "ab_weights": Exercise(
         adams_bashforth,
@@ -293,6 +297,8 @@ EXERCISES = {
             ),
         },
         tolerance=1e-8,
+        level="middle",
+        goal="derive the Adams-Bashforth weights of any order",
     ),
     "uneven_ab2": Exercise(
         _uneven_ab2,
@@ -309,6 +315,8 @@ EXERCISES = {
                 e - h / (2 * hb) * (e - b)
             ),
         },
+        level="middle",
+        goal="derive order 2 for steps of unequal length",
     ),
     "improved_euler_step": Exercise(
         _improved_euler_step,
@@ -326,6 +334,8 @@ EXERCISES = {
                 x, (m(x, t) + m(transfer(x, m(x, t), ab[t], ab[s]), t)) / 2, ab[t], ab[s]
             ),
         },
+        level="easy",
+        goal="write PLMS's first step, improved Euler",
     ),
     "plms_history": Exercise(
         _history,
@@ -350,6 +360,8 @@ EXERCISES = {
                 else [times[0], times[1], *times[1 : i + 1]][: -5 if i > 2 else None : -1][:4]
             ),
         },
+        level="easy",
+        goal="know which answers of the network enter which step",
     ),
     "plms_sampler": Exercise(
         lambda *case: last(plms(*case)).x,
@@ -365,6 +377,8 @@ EXERCISES = {
             "the order must stop at 4: keep three old ε": _plms(order=99),
             "the weights are newest first, your list is oldest first": _plms(reverse=True),
         },
+        level="hard",
+        goal="write all of PLMS and store the right thing",
     ),
     "runge_kutta_step": Exercise(
         _runge_kutta_step,
@@ -375,6 +389,8 @@ EXERCISES = {
             "the fourth call is at the end of the step, s": _runge_kutta_slip("mid"),
             "the two ε half way count twice": _runge_kutta_slip("mean"),
         },
+        level="middle",
+        goal="write a Runge-Kutta step of F-PNDM's warm-up",
     ),
     "model_calls": Exercise(
         _calls,
@@ -394,6 +410,8 @@ EXERCISES = {
                 n if name == "s_pndm" else _calls(name, n)
             ),
         },
+        level="easy",
+        goal="count what a sampler costs in calls of the network",
     ),
     "measured_order": Exercise(
         lambda n1, e1, n2, e2: math.log(e1 / e2) / math.log(n2 / n1),
@@ -410,6 +428,8 @@ EXERCISES = {
                 math.log(n2 / n1) / math.log(e1 / e2)
             ),
         },
+        level="easy",
+        goal="measure the order of a sampler from two runs",
     ),
     "transfer_defect": Exercise(
         _defect,
@@ -425,6 +445,8 @@ EXERCISES = {
             "the covariance per piece: add up over the pieces": lambda e, s: _defect(e, s) / len(e),
         },
         tolerance=1e-10,
+        level="middle",
+        goal="compute what the transfer misses when the noise changes",
     ),
     "lms2_eps": Exercise(
         _lms2(_sigma_bar),
@@ -443,5 +465,7 @@ EXERCISES = {
                 _lms2(_sigma_bar, inverse=True)
             ),
         },
+        level="middle",
+        goal="put the multistep rule on the clock that fits it",
     ),
 }

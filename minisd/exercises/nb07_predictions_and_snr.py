@@ -114,6 +114,8 @@ EXERCISES = {
                 (x - (1 - ab).sqrt() * v) / ab.sqrt()
             ),
         },
+        level="easy",
+        goal="get x0 back from v by rotating",
     ),
     "eps_from_v": Exercise(
         eps_from_v,
@@ -127,6 +129,8 @@ EXERCISES = {
             ),
             "√ᾱ_t and √(1-ᾱ_t) are swapped": lambda x, v, ab: ab.sqrt() * x + (1 - ab).sqrt() * v,
         },
+        level="easy",
+        goal="get eps back from v, at both ends of time too",
     ),
     "v_from_x0": Exercise(
         _v_from_x0,
@@ -143,6 +147,8 @@ EXERCISES = {
                 (x - ab.sqrt() * x0) / (1 - ab).sqrt()
             ),
         },
+        level="middle",
+        goal="translate a network that predicts x0 into v",
     ),
     "ddim_rotation": Exercise(
         _rotation,
@@ -160,6 +166,8 @@ EXERCISES = {
                 x - (t.sqrt().acos() - s.sqrt().acos()).sin() * v
             ),
         },
+        level="middle",
+        goal="see a DDIM step without noise as a rotation",
     ),
     "v_loss_weight": Exercise(
         lambda w_eps, ab_t: w_eps * ab_t,
@@ -172,6 +180,8 @@ EXERCISES = {
             "that is the weight of ‖x0 - x̂0‖²": lambda w, ab: w * ab / (1 - ab),
             "ᾱ_t and 1-ᾱ_t are swapped": lambda w, ab: w * (1 - ab),
         },
+        level="middle",
+        goal="keep the loss the same when the network predicts v",
     ),
     "change_guidance": Exercise(
         _change_guidance,
@@ -188,6 +198,8 @@ EXERCISES = {
                 g + (1 + w) / s * (u - g)
             ),
         },
+        level="middle",
+        goal="change the guidance of a finished prediction, in either convention",
     ),
     "rescale_phi": Exercise(
         _rescale_phi,
@@ -197,6 +209,8 @@ EXERCISES = {
             "φ is a share of the way, not a ratio of spreads": lambda c, g, target: target / g,
             "the guided spread is where φ = 0 stands, not 0": lambda c, g, target: (g - target) / g,
         },
+        level="easy",
+        goal="choose the share of rescaling that gives a wanted spread",
     ),
     "plms_from_v": Exercise(
         _plms_from_v,
@@ -218,6 +232,8 @@ EXERCISES = {
             ),
             "v is not ε": lambda xs, vs, abs_: multistep_eps(list(vs)),
         },
+        level="hard",
+        goal="average the right quantity when the network predicts v",
     ),
     "zero_snr_alpha_bar": Exercise(
         _zero_snr,
@@ -240,6 +256,8 @@ EXERCISES = {
             ),
             "these are roots: square them again": lambda ab: _zero_snr(ab).sqrt(),
         },
+        level="middle",
+        goal="make a schedule end in noise alone",
     ),
     "brightness_left": Exercise(
         lambda ab_T, d: (1 / (1 + ab_T * (d - 1))) ** 0.5,
@@ -256,5 +274,7 @@ EXERCISES = {
                 (1 / (1 + ab_T**0.5 * (d - 1))) ** 0.5
             ),
         },
+        level="middle",
+        goal="see why a schedule that leaks keeps pictures grey",
     ),
 }

@@ -217,6 +217,8 @@ EXERCISES = {
             "not in turns: first all the sines, then all the cosines": _interleaved,
         },
         tolerance=1e-3,  # float32 is enough
+        level="easy",
+        goal="write DDPM's time embedding, which differs from LDM's",
     ),
     "turn_time_embedding": Exercise(
         _turn(),
@@ -230,6 +232,8 @@ EXERCISES = {
                 e + _embedding(False, 0)(torch.tensor([d]), e.shape[1])
             ),
         },
+        level="middle",
+        goal="see a shift in time as a fixed rotation of its embedding",
     ),
     "group_norm": Exercise(
         _group_norm,
@@ -250,6 +254,8 @@ EXERCISES = {
                 x, n, e, over="batch"
             ),
         },
+        level="easy",
+        goal="write a group norm",
     ),
     "surviving_time": Exercise(
         _survives,
@@ -266,6 +272,8 @@ EXERCISES = {
                 s[..., None, None], n, 1e-5
             )[..., 0, 0],
         },
+        level="middle",
+        goal="find which part of the time signal a group norm keeps",
     ),
     "resblock_parameters": Exercise(
         _resblock_parameters,
@@ -285,6 +293,8 @@ EXERCISES = {
                 _resblock_parameters(*c, second=False)
             ),
         },
+        level="easy",
+        goal="count the parameters of a ResBlock",
     ),
     "shifted_downsample": Exercise(
         _halve,
@@ -303,6 +313,8 @@ EXERCISES = {
                 F.pad(x, (1, 0, 1, 0)), w, stride=2, padding=1
             )[..., :-1, :-1],
         },
+        level="middle",
+        goal="tell the paddings of U-Net and autoencoder apart",
     ),
     "unet_output_inputs": Exercise(
         _output_inputs,
@@ -319,6 +331,8 @@ EXERCISES = {
             ),
             "those are the skips alone: what comes from below is in front of them": _only_skips,
         },
+        level="hard",
+        goal="follow the skips through the U-Net: what enters each output block",
     ),
     "skip_weights": Exercise(
         _skip_weights,
@@ -334,6 +348,8 @@ EXERCISES = {
                 _skip_weights(w, m, b, what="below")
             ),
         },
+        level="middle",
+        goal="count what the skip connections cost",
     ),
     "heads_by_level": Exercise(
         _heads,
@@ -350,6 +366,8 @@ EXERCISES = {
             ),
             "the number of heads first, then the width of each": lambda *c: _heads(*c, swap=True),
         },
+        level="middle",
+        goal="read heads and their width from a config, in both conventions",
     ),
     "fresh_unet_sample": Exercise(
         lambda x, ab_T: x / math.sqrt(ab_T),
@@ -360,5 +378,7 @@ EXERCISES = {
             "a root is missing": lambda x, ab_T: x / ab_T,
             "0 is the network's answer, not the picture": lambda x, ab_T: 0 * x,
         },
+        level="easy",
+        goal="know what an untrained U-Net, which answers 0, samples",
     ),
 }

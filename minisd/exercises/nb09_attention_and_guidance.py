@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..check import Exercise
+from ..models.blocks import attention
 from ..models.clip import quick_gelu
 
 
@@ -185,6 +186,9 @@ EXERCISES = {
                 q, k, v, len(k) ** -0.5
             ),
         },
+        level="easy",
+        goal="write attention as a loop over queries",
+        given=(attention,),
     ),
     "repaired_query": Exercise(
         lambda w, d, d_used: w * (d_used / d) ** 0.5,
@@ -199,6 +203,8 @@ EXERCISES = {
                 w * (u / d) ** 0.25
             ),
         },
+        level="middle",
+        goal="see where the scale of attention can hide",
     ),
     "masked_attention": Exercise(
         _masked(),
@@ -209,6 +215,8 @@ EXERCISES = {
             "a score of 0 is not a weight of 0": _masked("zero"),
             "the mask is not used": lambda q, k, v, allowed: _attention(q, k, v),
         },
+        level="middle",
+        goal="forbid keys and keep the weights adding up to 1",
     ),
     "multi_head_attention": Exercise(
         _heads(),
@@ -222,6 +230,8 @@ EXERCISES = {
             "d is the width of one head, not of all": _heads("scale"),
             "that is one head over all channels": lambda q, k, v, heads: _attention(q, k, v),
         },
+        level="middle",
+        goal="split channels into heads and join them again",
     ),
     "map_bytes": Exercise(
         _map_bytes,
@@ -233,6 +243,8 @@ EXERCISES = {
             "a map has a number for every pair of positions": lambda *c: _map_bytes(*c, power=1),
             "every head has a map of its own": lambda *c: _map_bytes(*c, with_heads=False),
         },
+        level="easy",
+        goal="count the memory of attention maps",
     ),
     "merge_attention": Exercise(
         _merge(),
@@ -244,6 +256,8 @@ EXERCISES = {
             "the weights must add up to 1": _merge("sum"),
             "exp(2000) is infinite: subtract the larger lse from both first": _merge("overflow"),
         },
+        level="hard",
+        goal="merge two blocks of keys without overflow, as fast attention does",
     ),
     "geglu": Exercise(
         _geglu(F.gelu),
@@ -258,6 +272,8 @@ EXERCISES = {
             "exact GELU; the quick one is CLIP's": _geglu(quick_gelu),
             "the gate goes through GELU": _geglu(lambda x: x),
         },
+        level="easy",
+        goal="write the gated feed-forward of the transformer",
     ),
     "negative_cfg": Exercise(
         _cfg(),
@@ -270,6 +286,8 @@ EXERCISES = {
             "the weights of the two must add up to 1": _cfg("minus"),
             "guide what the model says, not the words it is told": _cfg("mean"),
         },
+        level="easy",
+        goal="guide away from a negative prompt",
     ),
     "w_of_two": Exercise(
         lambda w1, w2: (1 + w1) * (1 + w2) - 1,
@@ -279,6 +297,8 @@ EXERCISES = {
             "scales multiply, but scales are 1 + w": lambda w1, w2: w1 * w2,
             "that is SD's scale s": lambda w1, w2: (1 + w1) * (1 + w2),
         },
+        level="middle",
+        goal="see what guiding twice amounts to",
     ),
     "guided_share": Exercise(
         _share,
@@ -289,5 +309,7 @@ EXERCISES = {
             "probabilities add up to 1": lambda u, c, s: u ** (1 - s) * c**s,
             "logarithms are mixed, not probabilities": _linear_share,
         },
+        level="middle",
+        goal="see what guidance does to probabilities",
     ),
 }

@@ -211,6 +211,8 @@ EXERCISES = {
             "the ratio is upside down": _latent_shape_with(lambda m: len(m) - 1, inverse=True),
             "height comes before width": _latent_shape_with(lambda m: len(m) - 1, swapped=True),
         },
+        level="easy",
+        goal="know the shape of a first stage's latent",
     ),
     "level_parameters": Exercise(
         _level_parameters,
@@ -231,6 +233,8 @@ EXERCISES = {
             "the level does not end with a halving unless `halve` says so": _level_with(end=1),
         },
         tolerance=0,
+        level="easy",
+        goal="count the parameters of a level of the encoder",
     ),
     "pixel_under_latent": Exercise(
         _pixel_under_latent,
@@ -249,6 +253,8 @@ EXERCISES = {
                 2**n * i + (2**n - 1) / 2
             ),
         },
+        level="middle",
+        goal="find the pixels that a latent looks at",
     ),
     "sample_posterior": Exercise(
         _sample_posterior,
@@ -265,6 +271,8 @@ EXERCISES = {
             ),
             "two halves, one after the other, not every second channel": _interleaved,
         },
+        level="easy",
+        goal="sample from the encoder's moments",
     ),
     "kl_monte_carlo": Exercise(
         _kl_monte_carlo,
@@ -280,6 +288,8 @@ EXERCISES = {
             "sum over the dimensions, mean over the samples": _kl_mc_with(mean_all=True),
             "log(1/std) is -logvar/2": _kl_mc_with(keep=2.0),
         },
+        level="middle",
+        goal="estimate a KL by sampling",
     ),
     "latent_bits_per_pixel": Exercise(
         _bits_per_pixel,
@@ -298,6 +308,8 @@ EXERCISES = {
             ),
             "a bit is a natural logarithm of 2, not of 10": _bits_with(base=math.log(10)),
         },
+        level="middle",
+        goal="weigh a latent in bits per pixel",
     ),
     "best_posterior_std": Exercise(
         _best_std,
@@ -312,6 +324,8 @@ EXERCISES = {
                 2 * g**2 / (w + 2 * g**2)
             ).sqrt(),
         },
+        level="middle",
+        goal="weigh noise in the latent against the KL: where its spread settles",
     ),
     "best_logvar": Exercise(
         _best_logvar,
@@ -331,6 +345,8 @@ EXERCISES = {
             ),
             "that is exp(s)": _logvar_with(lambda r: r.mean(), lambda s, r: 1 + r.mean().log()),
         },
+        level="easy",
+        goal="find what the learned log variance of the loss comes to",
     ),
     "expected_scale_factor": Exercise(
         _expected_scale,
@@ -354,6 +370,8 @@ EXERCISES = {
                 (m.var() + v.exp().mean()) ** -0.5
             ),
         },
+        level="middle",
+        goal="estimate the scale factor without drawing samples",
     ),
     "effective_alpha_bar": Exercise(
         _effective,
@@ -366,5 +384,7 @@ EXERCISES = {
             "upside down: wide latents drown less": lambda ab, k: ab / (ab + k**2 * (1 - ab)),
             "the noise has variance 1-ᾱ, not 1": lambda ab, k: k**2 * ab / (k**2 * ab + 1),
         },
+        level="middle",
+        goal="see a wrong scale factor as another noise schedule",
     ),
 }

@@ -168,6 +168,8 @@ EXERCISES = {
             ),
         },
         tolerance=0,
+        level="middle",
+        goal="find nearest codes without a table of differences",
     ),
     "st_gradient": Exercise(
         _st_gradient,
@@ -183,6 +185,8 @@ EXERCISES = {
             "the inner derivative a is missing": lambda z, e, a, y: 2 * (a * e - y),
             "the sign: d/dz (a z - y)²": lambda z, e, a, y: 2 * a * (y - a * e),
         },
+        level="easy",
+        goal="pass a gradient straight through the quantiser",
     ),
     "vq_gradients": Exercise(
         _vq_gradients,
@@ -202,6 +206,8 @@ EXERCISES = {
             ),
             "the 2 of the squares is missing": _gradients_with(lambda d, b: b * d, lambda d, b: -d),
         },
+        level="middle",
+        goal="tell which term of the VQ loss moves what",
     ),
     "legacy_to_paper": Exercise(
         _legacy,
@@ -212,6 +218,8 @@ EXERCISES = {
             "divided where it should be multiplied": lambda b, w: (1 / b, w / b),
             "β and the weight are swapped": lambda b, w: (w * b, 1 / b),
         },
+        level="middle",
+        goal="translate the official legacy order of beta into the paper's",
     ),
     "best_codes": Exercise(
         _mean_code,
@@ -231,6 +239,8 @@ EXERCISES = {
                 lambda n, all_, k: k, lambda codes: codes
             ),
         },
+        level="easy",
+        goal="see the codebook term as k-means",
     ),
     "ema_codes": Exercise(
         _ema,
@@ -252,6 +262,8 @@ EXERCISES = {
                 lambda n, s, c, m, y: (y * m + s) / (y * c + n)[:, None]
             ),
         },
+        level="middle",
+        goal="update a codebook by moving averages",
     ),
     "perplexity": Exercise(
         _perplexity,
@@ -274,6 +286,8 @@ EXERCISES = {
                 lambda p, k: 2 ** torch.special.entr(p).sum()
             ),
         },
+        level="easy",
+        goal="measure how much of a codebook is used",
     ),
     "code_bits": Exercise(
         _code_bits,
@@ -289,5 +303,7 @@ EXERCISES = {
             ),
             "whole bits: round up": _bits_with(math.log2),
         },
+        level="easy",
+        goal="count the bits of an index map",
     ),
 }

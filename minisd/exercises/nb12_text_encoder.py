@@ -231,6 +231,8 @@ EXERCISES = {
                 first=0
             ),
         },
+        level="middle",
+        goal="do one merge of byte-pair encoding",
     ),
     "whole_words": Exercise(
         _whole_words,
@@ -241,6 +243,8 @@ EXERCISES = {
             "the places are counted in tokens, not in words": lambda c: min(len(c), 75),
             "a word that is cut in the middle is not whole": _words_touched,
         },
+        level="middle",
+        goal="find where a long prompt is cut",
     ),
     "token_row": Exercise(
         _token_row,
@@ -256,6 +260,8 @@ EXERCISES = {
                 [*i[: n - 1], END] + [p] * (n - 1 - len(i))
             ),
         },
+        level="easy",
+        goal="make the row of 77 tokens from a prompt",
     ),
     "causal_attention": Exercise(
         _causal,
@@ -278,6 +284,8 @@ EXERCISES = {
             ),
             "the mask is missing": lambda q, k, v: _scores(q, k).softmax(-1) @ v,
         },
+        level="middle",
+        goal="write attention that cannot look ahead",
     ),
     "rows_that_differ": Exercise(
         _rows_that_differ,
@@ -294,6 +302,8 @@ EXERCISES = {
                 (a != b).cumsum(0) - (a != b).int() > 0
             ),
         },
+        level="middle",
+        goal="see what the causal mask lets a change reach",
     ),
     "gelu_gap": Exercise(
         _gelu_gap,
@@ -313,6 +323,8 @@ EXERCISES = {
                 x * (1 + torch.erf(x)) / 2 - x * torch.sigmoid(1.702 * x)
             ),
         },
+        level="easy",
+        goal="tell GELU and quick-GELU apart",
     ),
     "text_context": Exercise(
         _text_context(),
@@ -329,6 +341,8 @@ EXERCISES = {
                 norm=_over_tokens
             ),
         },
+        level="middle",
+        goal="know which layer each family reads",
     ),
     "end_position": Exercise(
         _end_position,
@@ -343,6 +357,8 @@ EXERCISES = {
             "the end token itself, not the last word": lambda ids: _end_position(ids) - 1,
             "rows have places 0 to n - 1": lambda ids: _end_position(ids) + 1,
         },
+        level="easy",
+        goal="find the end token when the vocabulary grows",
     ),
     "text_parameters": Exercise(
         _text_parameters(),
@@ -358,5 +374,7 @@ EXERCISES = {
                 out=False
             ),
         },
+        level="hard",
+        goal="count the parameters of a text encoder",
     ),
 }

@@ -216,6 +216,8 @@ EXERCISES = {
             "some families project by a 1 x 1 convolution: four numbers": _key_shape(conv=False),
             "some families project by a Linear: two numbers": _key_shape(conv=True),
         },
+        level="middle",
+        goal="predict the shape behind a checkpoint's key",
     ),
     "count_transformers": Exercise(
         _count(),
@@ -226,6 +228,8 @@ EXERCISES = {
             "the factors are 1, 2, 4, 8 for levels 0, 1, 2, 3": _count(by="level"),
             "a SpatialTransformer holds as many blocks as its level's depth": _count(blocks=False),
         },
+        level="middle",
+        goal="count the transformers of a U-Net from its config",
     ),
     "attention_tokens": Exercise(
         _tokens,
@@ -239,6 +243,8 @@ EXERCISES = {
             ),
             "the factors say how much smaller, not which side": _tokens_at_sides,
         },
+        level="easy",
+        goal="count the tokens of each level that attends",
     ),
     "transformer_parameters": Exercise(
         _transformer_parameters(),
@@ -254,6 +260,8 @@ EXERCISES = {
             ),
             "each block has three layer norms": _transformer_parameters(norms=False),
         },
+        level="hard",
+        goal="count the parameters of a SpatialTransformer",
     ),
     "inpaint_input": Exercise(
         _inpaint_input,
@@ -271,6 +279,8 @@ EXERCISES = {
                 [masked, paint[:, :, ::8, ::8], x], 1
             ),
         },
+        level="easy",
+        goal="put an inpainting U-Net's nine channels in order",
     ),
     "sdxl_vector": Exercise(
         _vector(),
@@ -283,6 +293,8 @@ EXERCISES = {
             "the six embeddings stand side by side, they are not added": _vector(total=True),
         },
         tolerance=1e-3,
+        level="middle",
+        goal="build SDXL's vector of sizes",
     ),
     "vector_dim": Exercise(
         _vector_dim,
@@ -297,6 +309,8 @@ EXERCISES = {
                 e, w, widen=1
             ),
         },
+        level="easy",
+        goal="read the width of a vector condition from a parameter count",
     ),
     "which_family": Exercise(
         _which_family(),
@@ -310,5 +324,7 @@ EXERCISES = {
                 label_=False
             ),
         },
+        level="middle",
+        goal="name a family from three shapes of its checkpoint",
     ),
 }
