@@ -1,0 +1,293 @@
+"""One submission from file to row: a folder, the runner, and the verdicts, in our own process.
+
+The reference functions never enter the process that runs the student's code: it gets a copy of the
+package without the exercises, and a `check` that says nothing.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from typing import NamedTuple
+
+from ..exercises import EXERCISES, NOTEBOOKS
+from ..guarded import full_name
+from ..verdicts import CORRECT, NotNumbers, verdict
+from .data import Unreadable, encode, read_answers
+from .runner import read
+from .submission import Content, Submission, content
+
+POINTS = {"easy": 1, "middle": 2, "hard": 3}
+ERROR, SLOW, MISSING, BORROWED = "error", "timed out", "missing", "borrowed"
+STATUSES = ("correct", "wrong", "not attempted", ERROR, SLOW, MISSING, BORROWED)
+PACKAGE = pathlib.Path(__file__).parents[1]
+QUIET_CHECK = '''
+
+def check(name, answer, required=False):
+    """The grader's: it asks the function itself, after the notebook ran."""
+    print(f"{name}: will be graded")
+'''
+NO_EXERCISES = b'''"""The references stay with the grader."""
+
+raise ModuleNotFoundError("no exercises here: their notebook is being graded")
+'''
+
+
+class Settings(NamedTuple):
+    """Limits for one notebook; cases are drawn from seed 0, as `check` does, and from `seed`."""
+
+    seconds: float = 180
+    gigabytes: float = 4
+    seed: int = 1
+    user: str | None = None
+    ask_seconds: float = 20
+    call_seconds: float = 5
+
+
+class Mark(NamedTuple):
+    """The row of one exercise of one submission."""
+
+    exercise: str
+    status: str
+    text: str = ""
+    hint: str = ""
+
+    @property
+    def points(self) -> int:
+        """What it earns."""
+        return POINTS[EXERCISES[self.exercise].level] if self.status == CORRECT else 0
+
+
+class Row(NamedTuple):
+    """A graded submission; notebook is "" and marks are empty where nobody can tell what it is."""
+
+    student: str
+    name: str
+    notebook: str
+    marks: list[Mark]
+    note: str = ""
+
+    @property
+    def points(self) -> int:
+        """What it earns."""
+        return sum(mark.points for mark in self.marks)
+
+    @property
+    def of(self) -> int:
+        """The most there is to earn."""
+        return sum(POINTS[EXERCISES[mark.exercise].level] for mark in self.marks)
+
+
+def package_files() -> dict[str, bytes]:
+    """The package for students' kernels: all of it but the exercises, check without its check.
+
+    Read once, before any student's code runs: what that does to files on the disk changes nothing.
+    """
+    files = {}
+    for path in sorted(PACKAGE.rglob("*")):
+        inside = path.relative_to(PACKAGE)
+        if inside.parts[0] != "exercises" and "__pycache__" not in inside.parts and path.is_file():
+            files[inside.as_posix()] = path.read_bytes()
+    files["check.py"] += QUIET_CHECK.encode()
+    files["exercises.py"] = NO_EXERCISES  # so that no other installed copy is found either
+    return files
+
+
+def grade(submission: Submission, files: dict[str, bytes], settings: Settings) -> Row:
+    """The row of a submission. Whatever its code does, this returns."""
+    found = content(submission)
+    names = NOTEBOOKS.get(found.notebook, [])
+    if found.broken or not names:
+        note = found.broken or "no exercise of any notebook is in it"
+        return _row(submission, found, [Mark(name, MISSING, note) for name in names], note)
+    result = _result(submission, found, files, settings)
+    if result is None:
+        note = "the kernel, or what watched it, was killed"
+        return _row(submission, found, [Mark(name, ERROR, note) for name in names], note)
+    notes = [f"cell {int(n) + 1}: {text}" for n, text in result["notes"].items()]
+    marks = [_mark(name, found.functions[name], result["answers"], settings) for name in names]
+    return _row(submission, found, marks, "\n".join(notes))
+
+
+def _row(submission: Submission, found: Content, marks: list[Mark], note: str) -> Row:
+    return Row(submission.student, submission.name, found.notebook, marks, note)
+
+
+def _cases(name: str, settings: Settings) -> list[tuple]:
+    """check's cases, and as many that nobody has seen."""
+    return EXERCISES[name].drawn(0) + EXERCISES[name].drawn(settings.seed)
+
+
+def _given(name: str) -> list[str]:
+    """Where the kernel finds the functions that are the answer, if they are the package's."""
+    exercise = EXERCISES[name]
+    names = [full_name(f) for f in (exercise.reference, *exercise.given)]
+    return [n for n in names if not n.startswith("minisd.exercises.")]
+
+
+def _result(submission, found, files, settings) -> dict | None:
+    """What the runner brought back; None if it did not."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="minisd-grade-"))
+    try:
+        _lay_out(folder, submission, found, files, settings)
+        ours = _environment(folder)
+        command = [sys.executable, "-m", "minisd.grading.runner", str(folder)]
+        process = subprocess.Popen(
+            command,
+            env=ours,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **_other_user(settings.user),
+        )
+        try:
+            process.wait(2 * settings.seconds + 300)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _end(process)
+            _end_all_of(ours["MINISD_GRADE"])
+        text = read(folder / "result.json")
+        result = json.loads(text or "null")
+        return result if isinstance(result, dict) and set(result) >= {"notes", "answers"} else None
+    except (ValueError, RecursionError):  # result.json was not the runner's
+        return None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _other_user(name: str | None) -> dict:
+    if name is None:
+        return {}
+    import pwd
+
+    who = pwd.getpwnam(name)
+    return {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+
+
+def _lay_out(folder, submission, found, files, settings) -> None:
+    for name, content_ in files.items():
+        path = folder / "package" / "minisd" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content_)
+    for name in ("work", "home", "home/matplotlib", "tmp"):
+        (folder / name).mkdir()
+    shutil.copyfile(submission.path, folder / "work" / submission.path.name)
+    import matplotlib
+
+    for path in pathlib.Path(matplotlib.get_cachedir()).glob("fontlist-*.json"):
+        shutil.copy(path, folder / "home" / "matplotlib")  # else each kernel looks for its fonts
+    for name in found.functions:
+        request = {
+            "function": found.functions[name],
+            "cases": [[encode(v) for v in case] for case in _cases(name, settings)],
+            "given": _given(name),
+            "seconds": settings.call_seconds,
+        }
+        (folder / f"request-{name}.json").write_text(json.dumps(request))
+    job = {
+        "cells": found.cells,
+        "functions": found.functions,
+        "seconds": settings.seconds,
+        "ask_seconds": settings.ask_seconds,
+        "gigabytes": settings.gigabytes,
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    if settings.user:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, settings.user)
+
+
+def _environment(folder: pathlib.Path) -> dict[str, str]:
+    """Little of the teacher's own: no tokens, no settings."""
+    kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+    home = folder / "home"
+    return {key: os.environ[key] for key in kept if key in os.environ} | {
+        "PYTHONPATH": str(folder / "package"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(home),
+        "USERPROFILE": str(home),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter"),
+        "MPLCONFIGDIR": str(home / "matplotlib"),
+        "TMPDIR": str(folder / "tmp"),
+        "TEMP": str(folder / "tmp"),
+        "OMP_NUM_THREADS": "1",
+        "MINISD_GRADE": uuid.uuid4().hex,  # what the notebook starts can be found by it
+    }
+
+
+def _end(process: subprocess.Popen) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def _end_all_of(mark: str) -> None:
+    """End what a notebook left behind: every process with this mark in its environment."""
+    import psutil
+
+    for _ in range(3):
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("MINISD_GRADE") == mark:
+                    left.append(process)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        if not left:
+            return
+        time.sleep(0.1)
+
+
+def _mark(name: str, function: str, answers: dict, settings: Settings) -> Mark:
+    """The verdict on an exercise, from what the kernel answered."""
+    found = answers.get(name, {})
+    failed = str(found.get("failed", "no answer"))
+    if "answers" not in found:
+        if failed == "timed out":
+            return Mark(name, SLOW, f"{function} did not come back in {settings.ask_seconds:g} s")
+        if failed.startswith("KeyError"):
+            return Mark(name, MISSING, f"there is no function {function}")
+        if failed == "died":
+            return Mark(name, ERROR, f"the kernel died in {function}")
+        return Mark(name, ERROR, failed)
+    try:
+        lines = read_answers(found["answers"])
+    except Unreadable as error:
+        return Mark(name, ERROR, str(error))
+    calls = [call for line in lines for call in line.get("calls", [])]
+    lines = [line for line in lines if "calls" not in line]
+    for i, line in enumerate(lines):
+        if "slow" in line:
+            where = f"\n  it was at {line['slow']}" if line["slow"] else ""
+            return Mark(
+                name, SLOW, f"case {i + 1} still ran after {settings.call_seconds:g} s{where}"
+            )
+        if "error" in line:
+            return Mark(name, ERROR, f"case {i + 1}: {line['error']}")
+    cases = _cases(name, settings)
+    if len(lines) != len(cases):
+        return Mark(name, ERROR, f"{len(lines)} answers to {len(cases)} cases")
+    judged = verdict(EXERCISES[name], cases, lambda i: _value(lines[i]))
+    if judged.status == CORRECT and calls:
+        return Mark(name, BORROWED, f"{function} calls {calls[0]}, which is the answer")
+    return Mark(name, *judged)
+
+
+def _value(line: dict):
+    if "other" in line:
+        raise NotNumbers(line["other"])
+    return line["numbers"] if "numbers" in line else ... if "blank" in line else None

@@ -1,0 +1,218 @@
+"""What a teacher reads: CSV, a page that needs nothing but a browser, lines for a terminal."""
+
+import collections
+import csv
+import html
+import io
+
+from ..exercises import EXERCISES, NOTEBOOKS
+from .jobs import POINTS, Row
+
+SIGNS = {
+    "correct": "✓",
+    "wrong": "✗",
+    "not attempted": "·",
+    "error": "!",
+    "timed out": "∞",
+    "missing": "?",
+    "borrowed": "=",
+}
+STYLE = """
+:root { color-scheme: light }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
+  color: #222; background: #fff }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .4em }
+table { border-collapse: collapse; margin: .5em 0 }
+th, td { border: 1px solid #ddd; padding: .2em .5em; text-align: left; vertical-align: top }
+th { background: #f4f4f4; font-weight: 600 }
+td.sign { text-align: center; min-width: 1.6em; font-weight: 600 }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+tr:has(.turned) th { vertical-align: bottom }
+th.turned { height: 12em; padding: .4em .3em; white-space: nowrap }
+th.turned div { writing-mode: vertical-rl; transform: rotate(180deg); margin: auto;
+  font-family: ui-monospace, monospace; font-weight: 400; font-size: .9em }
+.correct { background: #d5efd8 } .wrong { background: #f8d3cf }
+.not-attempted { background: #f1f1f1 }
+.error { background: #fbe3c0 } .timed-out { background: #e6d9f3 }
+.missing { background: #e4e4e4 } .borrowed { background: #fbf3b4 }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2em 0; font-size: .85em }
+.hint { color: #8a1c10 } .wide { overflow-x: auto } small { color: #666 }
+details { margin: .25em 0 } summary { cursor: pointer }
+"""
+
+
+def plain(text: str) -> str:
+    """Text for a cell of a spreadsheet, which would take a leading = for a formula."""
+    return "'" + text if text[:1] in tuple("=+-@\t\r") else text
+
+
+def answers_csv(rows: list[Row]) -> str:
+    """A line for each student and exercise, with what the student was told."""
+    head = "student file notebook exercise level points of status hint text".split()
+    lines = []
+    for row in rows:
+        if not row.marks:
+            lines.append([row.student, row.name, "", "", "", 0, 0, "missing", "", row.note])
+        for mark in row.marks:
+            level = EXERCISES[mark.exercise].level
+            lines.append(
+                [row.student, row.name, row.notebook, mark.exercise, level, mark.points]
+                + [POINTS[level], mark.status, mark.hint, mark.text]
+            )
+    return _csv(head, lines)
+
+
+def table_csv(rows: list[Row]) -> str:
+    """A line for each submission, a column for each exercise of the notebooks handed in."""
+    names = [name for notebook in _notebooks(rows) for name in NOTEBOOKS[notebook]]
+    lines = []
+    for row in rows:
+        said = {mark.exercise: _said(mark) for mark in row.marks}
+        lines.append(
+            [row.student, row.name, row.notebook, row.points, row.of]
+            + [said.get(name, "") for name in names]
+            + [row.note.replace("\n", "; ")]
+        )
+    return _csv(["student", "file", "notebook", "points", "of", *names, "note"], lines)
+
+
+def _csv(head: list[str], lines: list[list]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    for line in lines:
+        writer.writerow([plain(v) if isinstance(v, str) else v for v in line])
+    return file.getvalue()
+
+
+def _said(mark) -> str:
+    return f"{mark.status}: {mark.hint}" if mark.hint else mark.status
+
+
+def _notebooks(rows: list[Row]) -> list[str]:
+    return sorted({row.notebook for row in rows if row.notebook})
+
+
+def lines(row: Row) -> str:
+    """A row for the terminal: what a student sees of the mark."""
+    found = [f"{row.student}: {row.name}: {row.points} of {row.of} points"]
+    for mark in row.marks:
+        level = EXERCISES[mark.exercise].level
+        found.append(f"  {SIGNS[mark.status]} {mark.exercise} ({level}): {_said(mark)}")
+        if mark.text and mark.status != "correct":
+            found += ["      " + line for line in mark.text.splitlines()]
+    return "\n".join(found + [f"  note: {line}" for line in row.note.splitlines()])
+
+
+def page(rows: list[Row]) -> str:
+    """All of it as one HTML page without scripts; everything from a submission is escaped."""
+    parts = [f"<h1>Marks</h1><p>{len(rows)} submissions. {_legend()}</p>", _totals(rows)]
+    for notebook in _notebooks(rows):
+        own = [row for row in rows if row.notebook == notebook]
+        parts += [f"<h2>{html.escape(notebook)}</h2>", _grid(notebook, own), _class(notebook, own)]
+    if others := [row for row in rows if not row.notebook]:
+        parts.append("<h2>Of no notebook</h2><ul>")
+        parts += [f"<li>{_e(r.student)}: {_e(r.name)}: {_e(r.note)}</li>" for r in others]
+        parts.append("</ul>")
+    parts += ["<h2>What each student was told</h2>", *map(_details, rows)]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Marks</title>'
+        '<meta name="viewport" content="width=device-width">'
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _e(text: str) -> str:
+    printable = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return html.escape(printable)
+
+
+def _legend() -> str:
+    levels = ", ".join(f"{level} {points}" for level, points in POINTS.items())
+    signs = " ".join(
+        f'<span class="{s.replace(" ", "-")}">&nbsp;{sign}&nbsp;</span> {s}'
+        for s, sign in SIGNS.items()
+    )
+    return f"Points: {levels}.<br>{signs}"
+
+
+def _totals(rows: list[Row]) -> str:
+    """Students x notebooks; where a notebook was handed in twice, the better one counts."""
+    best = collections.defaultdict(dict)
+    for row in rows:
+        if row.notebook:
+            of = best[row.student]
+            of[row.notebook] = max(of.get(row.notebook, 0), row.points)
+    notebooks = _notebooks(rows)
+    head = "".join(f"<th>{_e(n)}</th>" for n in notebooks)
+    body = ""
+    for student in sorted({row.student for row in rows}):
+        own = best[student]
+        cells = "".join(f'<td class="number">{own.get(n, "")}</td>' for n in notebooks)
+        body += f"<tr><th>{_e(student)}</th>{cells}"
+        body += f'<td class="number"><b>{sum(own.values())}</b></td></tr>'
+    most = [sum(POINTS[EXERCISES[e].level] for e in NOTEBOOKS[n]) for n in notebooks]
+    cells = "".join(f'<td class="number">{m}</td>' for m in [*most, sum(most)])
+    return (
+        f'<div class="wide"><table><tr><th>student</th>{head}<th>points</th></tr>{body}'
+        f"<tr><th>of</th>{cells}</tr></table></div>"
+    )
+
+
+def _grid(notebook: str, rows: list[Row]) -> str:
+    head = "".join(
+        f'<th class="turned" title="{_e(EXERCISES[e].goal)}">'
+        f"<div>{e} <small>{POINTS[EXERCISES[e].level]}</small></div></th>"
+        for e in NOTEBOOKS[notebook]
+    )
+    body = ""
+    for row in rows:
+        cells = "".join(
+            f'<td class="sign {m.status.replace(" ", "-")}" title="{_e(_said(m))}">'
+            f"{SIGNS[m.status]}</td>"
+            for m in row.marks
+        )
+        body += f'<tr><th>{_e(row.student)}</th>{cells}<td class="number">{row.points}</td></tr>'
+    return (
+        f'<div class="wide"><table><tr><th>student</th>{head}<th>points</th></tr>{body}'
+        "</table></div>"
+    )
+
+
+def _class(notebook: str, rows: list[Row]) -> str:
+    """How the class did, and the slip most made."""
+    body = ""
+    for i, name in enumerate(NOTEBOOKS[notebook]):
+        marks = [row.marks[i] for row in rows]
+        right = sum(mark.status == "correct" for mark in marks)
+        hints = collections.Counter(mark.hint for mark in marks if mark.hint).most_common(1)
+        slip = f"{_e(hints[0][0])} <small>({hints[0][1]})</small>" if hints else ""
+        exercise = EXERCISES[name]
+        body += (
+            f"<tr><td><code>{name}</code></td><td>{exercise.level}</td>"
+            f"<td>{_e(exercise.goal)}</td>"
+            f'<td class="number">{right} of {len(marks)}</td><td>{slip}</td></tr>'
+        )
+    head = "".join(
+        f"<th>{h}</th>" for h in ("exercise", "level", "goal", "right", "slip most made")
+    )
+    table = f"<table><tr>{head}</tr>{body}</table>"
+    return f"<details><summary>how the class did</summary>{table}</details>"
+
+
+def _details(row: Row) -> str:
+    told = ""
+    for mark in row.marks:
+        if mark.status in ("correct", "not attempted"):
+            continue
+        hint = f'<div class="hint">{_e(mark.hint)}</div>' if mark.hint else ""
+        text = f"<pre>{_e(mark.text)}</pre>" if mark.text else ""
+        told += (
+            f'<p><code>{mark.exercise}</code> <span class="{mark.status.replace(" ", "-")}">'
+            f"&nbsp;{mark.status}&nbsp;</span></p>{hint}{text}"
+        )
+    note = f"<pre>{_e(row.note)}</pre>" if row.note else ""
+    return (
+        f"<details><summary>{_e(row.student)}, {_e(row.name)}: {row.points} of {row.of}"
+        f"</summary>{told or '<p>nothing to say</p>'}{note}</details>"
+    )
