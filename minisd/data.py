@@ -61,7 +61,7 @@ def cover(
     shape: str, size: float, x: float, y: float, pixels: int = 32, angle: float = 0.0
 ) -> np.ndarray:
     """How much of each pixel a shape covers, 0 to 1, its edge one pixel wide: (pixels, pixels)."""
-    distance = _known("shape", shape, SHAPES)
+    distance = known("shape", shape, SHAPES)
     if not size > 0:
         raise ValueError(f"size must be more than 0, got {size}")
     centres = (np.arange(pixels) + 0.5) / pixels
@@ -86,8 +86,8 @@ def draw(
 
     size is about the shape's radius, (x, y) its centre, angle in degrees, counter-clockwise.
     """
-    paint = np.array(_known("color", color, COLORS), dtype=float)
-    ground = np.array(_known("background", background, BACKGROUNDS), dtype=float)
+    paint = np.array(known("color", color, COLORS), dtype=float)
+    ground = np.array(known("background", background, BACKGROUNDS), dtype=float)
     covered = cover(shape, size, x, y, pixels, angle)
     picture = ground[:, None, None] * (1 - covered) + paint[:, None, None] * covered
     return torch.from_numpy(picture / 127.5 - 1).to(torch.get_default_dtype())
@@ -122,7 +122,8 @@ def fits(prompt: str, captions: list[str]) -> Tensor:
     return found
 
 
-def _known(what: str, name: str, names: dict):
+def known(what: str, name: str, names: dict):
+    """names[name]; ValueError with what there is if there is no such."""
     if name not in names:
         raise ValueError(f"there is no {what} {name!r}; there are {', '.join(names)}")
     return names[name]

@@ -15,9 +15,13 @@ from .data import BACKGROUNDS, COLORS, SHAPES, cover
 from .scenes import BOOST, PIXELS, SIZES, Request, read
 
 LEAST = 12  # pixels that make a thing, not a speck
-CLEAR = 60  # how far, of 441 from black to white, a colour may be from its name's
-FIT = 0.2  # the greatest share of its area by which a thing may miss its outline
-GRID = 28  # pixels along the frame in which outlines are compared
+AWAY = 45  # how far, of 441 from black to white, a thing's colour is from the background's
+CLEAR = 60  # how far a colour may be from its name's
+MIXED = 40  # how far a pixel may be from all mixtures of a thing's colour with the background's
+FIT = 0.15  # the greatest share of its area by which a thing may miss its outline
+LEAD = 0.06  # and by how much more it must miss any other's, or it is between two
+FRAME = 1.0  # half a side, in square roots of a thing's area, of where outlines are compared
+GRID = 28  # pixels along that
 BORDER = sum(SIZES["small"]) / 4 + sum(SIZES["large"]) / 4  # between small and large
 
 
@@ -26,7 +30,7 @@ class Found(NamedTuple):
 
     shape: str | None
     color: str | None
-    size: str
+    size: str | None
     x: float
     y: float
 
@@ -68,13 +72,21 @@ def judge(picture: Tensor, text: str | Request) -> Verdict:
 
 
 def verdict(seen: Seen, request: Request) -> Verdict:
-    """Compare what was seen with what was asked for, things paired so that most is right."""
+    """Compare what was seen with what was asked for, things paired so that most is right.
+
+    What they are weighs more than how they stand, so things that changed places are out of order.
+    """
     wanted, n = request.things, len(request.things)
     things = [*seen.things, *[None] * (n - len(seen.things))]
     pairings = (_compare(pairing, request) for pairing in permutations(things, n))
-    best = max(pairings, key=lambda said: sum(good is True for good in said))
+    best = max(pairings, key=_agreement)
     ground = None if request.background is None else seen.background == request.background
     return Verdict(len(seen.things) == len(wanted), *best, ground)
+
+
+def _agreement(said: tuple) -> tuple[int, int]:
+    """How much is right of (shape, color, size), and of (relation, order)."""
+    return said[:3].count(True), said[3:].count(True)
 
 
 def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
@@ -83,9 +95,8 @@ def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
 
     def same(field: str) -> bool | None:
         asked = [(thing, getattr(want, field)) for thing, want in pairs if getattr(want, field)]
-        return (
-            all(thing and getattr(thing, field) == name for thing, name in asked) if asked else None
-        )
+        right = all(thing is not None and getattr(thing, field) == name for thing, name in asked)
+        return right if asked else None
 
     relation = order = None
     if request.relation:
@@ -93,7 +104,7 @@ def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
         if None not in found:
             dx, dy = found[0].x - found[1].x, found[0].y - found[1].y
             across = request.relation in ("left", "right")
-            relation = (abs(dx) > abs(dy)) == across
+            relation = bool(abs(dx) > abs(dy)) == across
             along = dx if across else dy
             order = relation and (along < 0) == (request.relation in ("left", "above"))
     return same("shape"), same("color"), same("size"), relation, order
@@ -103,96 +114,104 @@ def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
 
 
 def look(picture: Tensor) -> Seen:
-    """What a picture (3, h, w) in -1..1 shows."""
+    """What a picture (3, h, w) in -1..1 shows; nothing at all if it has a NaN."""
     if picture.ndim != 3 or len(picture) != 3 or min(picture.shape) < 3:
         raise ValueError(f"the judge looks at one picture (3, h, w), got {tuple(picture.shape)}")
+    if not picture.is_floating_point():
+        raise ValueError(f"the judge looks at numbers from -1 to 1, got {picture.dtype}")
+    if picture.isnan().any():
+        return Seen((), None)
     rgb = ((picture.detach().double().clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
-    edge = np.concatenate([rgb[:2].reshape(-1, 3), rgb[-2:].reshape(-1, 3)])
-    edge = np.concatenate([edge, rgb[:, :2].reshape(-1, 3), rgb[:, -2:].reshape(-1, 3)])
-    ground = np.median(edge, axis=0)
-    away = np.linalg.norm(rgb - ground, axis=-1)
-    labels = pieces(away > 45)
-    found = [_read_off(rgb, ground, labels == i) for i in range(1, labels.max() + 1)]
-    return Seen(tuple(thing for thing in found if thing), _named(ground, BACKGROUNDS))
+    inner = np.pad(np.zeros([n - 4 for n in rgb.shape[:2]], bool), 2, constant_values=True)
+    ground = np.median(rgb[inner], axis=0)
+    labels = pieces(np.linalg.norm(rgb - ground, axis=-1) > AWAY)
+    masks = (labels == i for i in range(1, labels.max() + 1))
+    things = [_read_off(rgb, ground, mask) for mask in masks if mask.sum() >= LEAST]
+    return Seen(tuple(things), _named(ground, BACKGROUNDS))
 
 
 def pieces(mask: np.ndarray) -> np.ndarray:
     """Number the parts of a mask that hang together by their sides, from 1; 0 where it is off."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:
-        spread = np.pad(labels, 1)
+    grown = None
+    while not np.array_equal(labels, grown):  # each pixel takes the greatest number around it
+        grown, spread = labels, np.pad(labels, 1)
         around = (spread[:-2, 1:-1], spread[2:, 1:-1], spread[1:-1, :-2], spread[1:-1, 2:])
-        grown = np.where(mask, np.maximum.reduce([labels, *around]), 0)
-        if (grown == labels).all():
-            return np.unique(labels, return_inverse=True)[1].reshape(mask.shape) + (
-                labels.min() > 0
-            )
-        labels = grown
+        labels = np.where(mask, np.maximum.reduce([labels, *around]), 0)
+    return np.searchsorted(np.unique(labels[mask]), labels) + mask
 
 
-def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray) -> Found | None:
-    """One piece as a thing, or None for a speck."""
-    if mask.sum() < LEAST:
-        return None
-    core = mask & _inner(mask)
-    core = core if core.sum() >= 4 else mask
-    paint = np.median(rgb[core], axis=0)
-    even = np.linalg.norm(rgb[core] - paint, axis=-1) < CLEAR
-    color = _named(paint, COLORS) if even.mean() > 0.75 else None
-    # How much of each pixel is paint: where it lies between the ground's colour and the paint's.
-    way = paint - ground
-    near = mask | _around(mask)
-    covered = np.clip((rgb - ground) @ way / (way @ way), 0, 1) * near
-    area, side, (x, y) = covered.sum(), len(mask), _middle(covered)
-    patch = _framed(covered, x, y, np.sqrt(area))
-    misses = {
-        name: min(np.abs(patch - outline).mean() for outline in outlines)
-        for name, (outlines, _) in _templates().items()
-    }
-    shape = min(misses, key=misses.get)
-    radius = np.sqrt(area / _templates()[shape][1]) / side / BOOST.get(shape, 1)
-    miss = misses[shape] * (2 * FRAME) ** 2  # in shares of the area
+def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray) -> Found:
+    """One piece as a thing."""
+    core = mask & ~_grown(~mask)
+    paint = np.median(rgb[core if core.sum() >= 4 else mask], axis=0)
+    side, way = len(mask), paint - ground
+    if np.linalg.norm(way) < MIXED:  # as many pixels on this side of the background as on that
+        x, y = _middle(mask)
+        return Found(None, None, None, x / side, y / side)
+    # How much of each pixel is paint, and how far it is from any mixture of paint and background.
+    share = ((rgb - ground) @ way / (way @ way)).clip(0)
+    off = np.linalg.norm(rgb - ground - share[..., None] * way, axis=-1)
+    color = _named(paint, COLORS) if (off[mask] < MIXED).mean() > 0.9 else None
+    covered = share.clip(0, 1) * _grown(mask)
+    area, (x, y) = covered.sum(), _middle(covered)
+    shape, lead, miss = _nearest_shape(_framed(covered, x, y, np.sqrt(area)))
+    radius = np.sqrt(area / _templates()[1][shape]) / side / BOOST.get(shape, 1)
     size = "small" if radius < BORDER else "large"
-    return Found(shape if miss < FIT else None, color, size, float(x / side), float(y / side))
+    fits = miss < FIT and lead > LEAD
+    return Found(shape if fits else None, color, size, x / side, y / side)
 
 
-FRAME = 1.0  # half the frame's side, in square roots of the thing's area
+def _nearest_shape(patch: np.ndarray) -> tuple[str, float, float]:
+    """The shape that a framed thing is nearest to, its lead before the next, and by how much of
+    its area it misses the outline."""
+    misses = (
+        np.abs(patch.astype(np.float32) - _templates()[0]).mean((2, 3)).min(1) * (2 * FRAME) ** 2
+    )
+    first, second = np.argsort(misses)[:2]
+    return list(SHAPES)[first], misses[second] - misses[first], misses[first]
 
 
 def _framed(covered: np.ndarray, x: float, y: float, unit: float) -> np.ndarray:
     """The thing moved to the middle of a frame and scaled to an area of 1, by linear steps."""
     offsets = (np.arange(GRID) + 0.5) / GRID * 2 * FRAME - FRAME
-    rows, columns = y + offsets * unit - 0.5, x + offsets * unit - 0.5
-    padded = np.pad(covered, 1)
-    for axis, places in ((0, rows), (1, columns)):
-        places = np.clip(places + 1, 0, padded.shape[axis] - 1.001)
+    framed = np.pad(covered, 1)
+    for axis, middle in enumerate((y, x)):
+        places = (middle + offsets * unit + 0.5).clip(0, framed.shape[axis] - 1.001)
         whole = places.astype(int)
-        part = places - whole
-        part = part[:, None] if axis == 0 else part[None]
-        padded = padded.take(whole, axis) * (1 - part) + padded.take(whole + 1, axis) * part
-    return padded
+        part = np.expand_dims(places - whole, 1 - axis)
+        framed = framed.take(whole, axis) * (1 - part) + framed.take(whole + 1, axis) * part
+    return framed
 
 
 @cache
-def _templates() -> dict[str, tuple[list[np.ndarray], float]]:
-    """Each shape's outlines in the frame, turned by -24 to 24 degrees, and its area at radius 1."""
-    templates = {}
+def _templates() -> tuple[np.ndarray, dict[str, float]]:
+    """Outlines in the frame (shapes, ways, GRID, GRID), and each shape's area at radius 1.
+
+    The ways are the sizes, turns of -18 to 18 degrees, and edges as drawn or a pixel softer.
+    """
+    outlines, areas = [], {}
     for shape in SHAPES:
-        outlines = []
-        for size in (sum(SIZES["small"]) / 2, sum(SIZES["large"]) / 2):
-            radius = size * BOOST.get(shape, 1)
-            for angle in range(-24, 25, 4):
-                drawn = cover(shape, radius, 0.5, 0.5, PIXELS, angle)
-                outlines.append(_framed(drawn, *_middle(drawn), np.sqrt(drawn.sum())))
-        templates[shape] = outlines, cover(shape, 0.4, 0.5, 0.5, 256).sum() / (0.4 * 256) ** 2
-    return templates
+        areas[shape] = cover(shape, 0.4, 0.5, 0.5, 256).sum() / (0.4 * 256) ** 2
+        for size in SIZES.values():
+            for angle in range(-18, 19, 3):
+                drawn = cover(shape, sum(size) / 2 * BOOST.get(shape, 1), 0.5, 0.5, PIXELS, angle)
+                for edges in (drawn, _softened(drawn)):
+                    outlines.append(_framed(edges, *_middle(drawn), np.sqrt(drawn.sum())))
+    return np.array(outlines, np.float32).reshape(len(SHAPES), -1, GRID, GRID), areas
+
+
+def _softened(covered: np.ndarray) -> np.ndarray:
+    for axis in (0, 1):
+        covered = (np.roll(covered, 1, axis) + 2 * covered + np.roll(covered, -1, axis)) / 4
+    return covered
 
 
 def _middle(covered: np.ndarray) -> tuple[float, float]:
     """x and y of the centre of gravity, in pixels."""
     rows, columns = (np.arange(n) + 0.5 for n in covered.shape)
     area = covered.sum()
-    return (covered.sum(0) @ columns) / area, (covered.sum(1) @ rows) / area
+    return float(covered.sum(0) @ columns / area), float(covered.sum(1) @ rows / area)
 
 
 def _named(color: np.ndarray, names: dict) -> str | None:
@@ -201,10 +220,7 @@ def _named(color: np.ndarray, names: dict) -> str | None:
     return nearest if distance[nearest] < CLEAR else None
 
 
-def _around(mask: np.ndarray) -> np.ndarray:
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and all pixels that have a side in common with it."""
     p = np.pad(mask, 1)
-    return np.logical_or.reduce([p[:-2, 1:-1], p[2:, 1:-1], p[1:-1, :-2], p[1:-1, 2:]])
-
-
-def _inner(mask: np.ndarray) -> np.ndarray:
-    return ~_around(~mask)
+    return mask | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import BACKGROUNDS, COLORS, SHAPES, cover
+from .data import BACKGROUNDS, COLORS, SHAPES, cover, known
 
 PIXELS = 64
 SIZES = {"small": (0.1, 0.115), "large": (0.165, 0.185)}  # least and greatest radius
@@ -55,7 +55,7 @@ class Thing(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """The radius of a circle round all of it."""
+        """How far it goes from its centre to any side, turned as things are."""
         return self.radius * REACH[self.shape]
 
 
@@ -113,11 +113,11 @@ def random_scene(rng: np.random.Generator, things: int | None = None, split: str
 
 def paint(scene: Scene, pixels: int = PIXELS) -> Tensor:
     """The scene as a picture: float32 (3, pixels, pixels) in -1..1, edges one pixel wide."""
-    picture = np.array(BACKGROUNDS[scene.background], dtype=float)[:, None, None]
+    ground = np.array(known("background", scene.background, BACKGROUNDS), dtype=float)
+    picture = np.broadcast_to(ground[:, None, None], (3, pixels, pixels))
     for thing in scene.things:
-        size = thing.radius
-        covered = cover(thing.shape, size, thing.x, thing.y, pixels, thing.angle)
-        color = np.array(COLORS[thing.color], dtype=float)[:, None, None]
+        color = np.array(known("color", thing.color, COLORS), dtype=float)[:, None, None]
+        covered = cover(thing.shape, thing.radius, thing.x, thing.y, pixels, thing.angle)
         picture = picture * (1 - covered) + color * covered
     return torch.from_numpy(picture / 127.5 - 1).float()
 
@@ -184,7 +184,7 @@ WORDS |= {"a", "an", "and", "on", "background"}
 
 def unknown_words(text: str) -> list[str]:
     """The words that no caption of this world holds, in their order."""
-    return [word for word in re.findall(r"[^\s,.!?]+", text.lower()) if word not in WORDS]
+    return [word for word in re.findall(r"[^\s,.;:!?\"()]+", text.lower()) if word not in WORDS]
 
 
 def read(text: str) -> Request:
@@ -192,9 +192,9 @@ def read(text: str) -> Request:
     words = re.findall(r"\w+", text.lower())
     things, color, size, background = [], None, None, None
     for i, word in enumerate(words):
-        if word in BACKGROUNDS and word not in COLORS:
-            background = word
-        color, size = (word if word in COLORS else color), (word if word in SIZES else size)
+        background = word if word in BACKGROUNDS else background
+        color = word if word in COLORS else color
+        size = word if word in SIZES else size
         if word in SHAPES:
             things.append((Wanted(word, color, size), i))
             color = size = None
