@@ -262,6 +262,8 @@ EXERCISES = {
                 *_plms_call(S, i)[1:],
             ),
         },
+        level="easy",
+        goal="know what the official loop passes in each round",
     ),
     "step_alphas": Exercise(
         _step_alphas,
@@ -277,6 +279,8 @@ EXERCISES = {
                 _alphas_that_end(lambda original, ab: ab[1])
             ),
         },
+        level="middle",
+        goal="know which alpha_bar a step uses, with short and long tables",
     ),
     "grid_crashes": Exercise(
         lambda T, S: (T - 1) % (T // S) == 0,
@@ -289,6 +293,8 @@ EXERCISES = {
             "a stride of 1 always crashes; other strides do as well": lambda T, S: T // S == 1,
             "the other way round: those run": lambda T, S: (T - 1) % (T // S) != 0,
         },
+        level="easy",
+        goal="say for which numbers of steps the official grid runs past its table",
     ),
     "scale_when_swapped": Exercise(
         lambda s: 1 - s,
@@ -302,6 +308,8 @@ EXERCISES = {
             ),
             "it does change something: try s = 1": lambda s: s,
         },
+        level="easy",
+        goal="find the guidance that swapped halves amount to",
     ),
     "modify_score": Exercise(
         _modified(),
@@ -314,6 +322,8 @@ EXERCISES = {
             "t is the official index already: alphas_cumprod[t], without + 1": _modified(shift=1),
             "ε and the gradient differ by a factor √(1-ᾱ_t)": _modified(table=torch.ones_like),
         },
+        level="middle",
+        goal="write a score corrector, in the official indices",
     ),
     "quantize_shift": Exercise(
         _quantize_shift,
@@ -334,6 +344,8 @@ EXERCISES = {
             "pred_x0 is quantised, not x_prev": _shift_at_the_end,
             "pred_x0 is quantised, not x": _shift_of_x,
         },
+        level="middle",
+        goal="compute by how much quantize_denoised moves a step",
     ),
     "dropout_temperature": Exercise(
         lambda p: math.sqrt(1 - p),
@@ -348,6 +360,8 @@ EXERCISES = {
             "the kept numbers were divided by 1 - p, but not all were kept": lambda p: 1 / (1 - p),
             "the variance does change: a share 1 - p is kept, divided by 1 - p": lambda p: 1.0,
         },
+        level="easy",
+        goal="see noise_dropout as a temperature",
     ),
     "numbers_drawn": Exercise(
         _numbers_drawn,
@@ -372,6 +386,8 @@ EXERCISES = {
                 _numbers_drawn(S, b, d, r) + b * d
             ),
         },
+        level="middle",
+        goal="count the random numbers that a run draws",
     ),
     "plms_resume": Exercise(
         _resume(),
@@ -384,6 +400,8 @@ EXERCISES = {
             "store e_t, not e_t_prime": _resume(store="prime"),
             "x is at times[i]: the next step begins there": _resume(skip=1),
         },
+        level="hard",
+        goal="go on with PLMS from the middle, with its old_eps",
     ),
     "uneven_weights": Exercise(
         _weights(),
@@ -403,6 +421,8 @@ EXERCISES = {
             ),
         },
         tolerance=1e-7,
+        level="middle",
+        goal="derive the weights that steps of unequal length deserve",
     ),
     "kept_noise": Exercise(
         _kept_noise,
@@ -420,5 +440,7 @@ EXERCISES = {
                 sqrt(1 - ab_s) * w.norm()
             ),
         },
+        level="hard",
+        goal="derive the noise that a masked picture keeps",
     ),
 }
