@@ -29,9 +29,10 @@ train: .venv/.installed
 notebooks: .venv/.installed
 	.venv/bin/python tools/notebooks.py
 
-# Write the index of equations into the README again.
+# Write the index of equations into the README again, and the table of exercises into docs/TEACHING.md.
 index: .venv/.installed
 	.venv/bin/python tools/equation_index.py
+	.venv/bin/python tools/exercise_table.py
 
 # Plant one slip after another in the formulas and see that the tests catch each.
 mutants: .venv/.installed

@@ -5,6 +5,7 @@ import math
 import pathlib
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -123,9 +124,7 @@ def test_a_loop_without_end_ends(square, monkeypatch):
     monkeypatch.setattr("minisd.check.SECONDS", 0.2)
     start = time.monotonic()
     for answer in (loops, lambda x, k: time.sleep(60)):
-        with pytest.raises(
-            AssertionError, match="case 1 of 2 still ran after 0.2 seconds"
-        ) as error:
+        with pytest.raises(AssertionError, match="case 1 of 2 still ran after 0.2 seconds"):
             check("square", answer)
     assert time.monotonic() - start < 5
     with pytest.raises(AssertionError, match="in loops: `(while True:|k = k \\+ 1)`"):
@@ -269,6 +268,22 @@ def test_every_solution_is_right_and_every_slip_named_on_fresh_cases(path, capsy
             slipped = [slip(*copies(case)) for case in cases]
             found = verdict(exercise, cases, slipped.__getitem__)
             assert found.status == "wrong" and found.hint == hint, (name, hint, found)
+
+
+def test_the_exercise_that_teaching_md_adds():
+    text = (ROOT / "docs" / "TEACHING.md").read_text()
+    entry = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    [exercise] = eval("{" + entry + "}", {"torch": torch, "Exercise": Exercise}).values()
+    assert judged(exercise, exercise.reference).status == "correct"
+    for hint, slip in exercise.slips.items():
+        assert judged(exercise, slip).hint == hint
+
+
+def test_the_table_for_teachers_is_fresh():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import exercise_table
+
+    assert exercise_table.table() in (ROOT / "docs" / "TEACHING.md").read_text(), "`make index`"
 
 
 def test_totals():

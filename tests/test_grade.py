@@ -67,9 +67,7 @@ def test_cases_survive_the_way_to_the_kernel(name):
 
 
 def test_only_plain_things_are_sent():
-    for value in (object(), lambda x: x, {1: 2}, encode):
-        if value is encode:
-            continue
+    for value in (object(), lambda x: x, {1: 2}):
         with pytest.raises(TypeError, match="cannot send"):
             encode(value)
 

@@ -135,6 +135,12 @@ def test_every_equation_is_shown_in_a_notebook():
             assert equation_index.shown_in(function, code), f"no notebook shows {shown}"
 
 
+def test_links_of_the_page_for_teachers_lead_somewhere():
+    text = (ROOT / "docs" / "TEACHING.md").read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / "docs" / target).exists(), target
+
+
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

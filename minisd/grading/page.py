@@ -26,7 +26,7 @@ table { border-collapse: collapse; margin: .5em 0 }
 th, td { border: 1px solid #ddd; padding: .2em .5em; text-align: left; vertical-align: top }
 th { background: #f4f4f4; font-weight: 600 }
 td.sign { text-align: center; min-width: 1.6em; font-weight: 600 }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 tr:has(.turned) th { vertical-align: bottom }
 th.turned { height: 12em; padding: .4em .3em; white-space: nowrap }
 th.turned div { writing-mode: vertical-rl; transform: rotate(180deg); margin: auto;
@@ -206,7 +206,7 @@ def _details(row: Row) -> str:
         if mark.status in ("correct", "not attempted"):
             continue
         hint = f'<div class="hint">{_e(mark.hint)}</div>' if mark.hint else ""
-        text = f"<pre>{_e(mark.text)}</pre>" if mark.text else ""
+        text = f"<pre>{_e(mark.text)}</pre>" if mark.text not in ("", row.note) else ""
         told += (
             f'<p><code>{mark.exercise}</code> <span class="{mark.status.replace(" ", "-")}">'
             f"&nbsp;{mark.status}&nbsp;</span></p>{hint}{text}"
