@@ -37,7 +37,7 @@ SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
-    "unet": Settings(steps=20_000, batch=64, rate=1e-3, ema=0.9995),
+    "unet": Settings(steps=40_000, batch=32, rate=1e-3, ema=0.9995),
 }
 ORDER = (*SETTINGS, "export")
 SCENES = 80_000

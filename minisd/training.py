@@ -37,11 +37,13 @@ class Stage(Protocol):
     """What is trained: a network (any nn.Module), and the loss of some samples of a step.
 
     loss(step, samples) is the mean over the samples, each drawn from `rng(seed, step, sample)`.
-    `about` says what a saved run must agree on to be resumed.
+    `about` says what a saved run must agree on to be resumed; `slow` which weights, by the
+    beginning of their names, learn at which share of the rate.
     """
 
     name: str
     network: nn.Module
+    slow: dict[str, float]
     about: dict
 
     def loss(self, step: int, samples: range) -> Tensor: ...
@@ -81,8 +83,14 @@ class Run:
         trained = [(k, w) for k, w in stage.network.named_parameters() if w.requires_grad]
         self.names, self.weights = zip(*trained, strict=True)
         self.average = [weight.detach().clone() for weight in self.weights]
+        shares: dict[float, list] = {}
+        for name, weight in trained:
+            shares.setdefault(self._share(name), []).append(weight)
         self.optimizer = torch.optim.AdamW(
-            self.weights, settings.rate, betas=(0.9, 0.99), weight_decay=0.01
+            [{"params": weights, "share": share} for share, weights in shares.items()],
+            settings.rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
         )
         if self.path.exists():
             self._resume()
@@ -101,8 +109,8 @@ class Run:
             raise ValueError(f"{world} processes cannot share a batch of {self.settings.batch}")
         self.stage.network.train()
         while self.step < self.settings.steps:
-            for settings in self.optimizer.param_groups:
-                settings["lr"] = learning_rate(self.step, self.settings)
+            for weights in self.optimizer.param_groups:
+                weights["lr"] = weights["share"] * learning_rate(self.step, self.settings)
             loss = self.stage.loss(self.step, range(rank, self.settings.batch, world))
             self.optimizer.zero_grad()
             loss.backward()
@@ -119,6 +127,11 @@ class Run:
             keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - keep)
             yield Progress(self.step, self.losses[-1])
+
+    def _share(self, name: str) -> float:
+        """The share of the rate at which a weight learns."""
+        slow = self.stage.slow.items()
+        return next((share for begins, share in slow if name.startswith(begins)), 1.0)
 
     def save(self) -> None:
         """Write all that a resumed run needs, whole or not at all. Only the first process does."""

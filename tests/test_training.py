@@ -21,7 +21,7 @@ SETTINGS = Settings(steps=30, batch=4, rate=1e-2, warmup=5)
 class Toy:
     """A small network of every kind of weight that learns to find a bright spot."""
 
-    name = "toy"
+    name, slow = "toy", {}
 
     def __init__(self, seed=0, wrong=None):
         self.network = stages._seeded(Spotter, 6, seed)
