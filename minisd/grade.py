@@ -15,10 +15,11 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 
 from tqdm import tqdm
 
-from .grading.jobs import ERROR, Mark, Row, Settings, grade, package_files
+from .grading.jobs import ERROR, Mark, Row, Settings, grade, package_files, try_user
 from .grading.page import answers_csv, lines, page, table_csv
 from .grading.record import Record, key
 from .grading.submission import Submission, collect, content
@@ -34,12 +35,14 @@ def grade_all(
     keys = [key(submission) for submission in submissions]
     todo = {k: s for k, s in zip(keys, submissions, strict=True) if k not in record.rows}
 
+    stop = threading.Event()
+
     def one(k: str, submission: Submission) -> None:
         if not record.begin(k):
             record.finish(k, _stopper(submission))
             return
         try:
-            row = grade(submission, files, settings)
+            row = grade(submission, files, settings, stop)
         except Exception as error:  # a mistake of ours must not end the run either
             row = _unable(submission, f"the grader failed: {type(error).__name__}: {error}")
         except BaseException:
@@ -55,7 +58,8 @@ def grade_all(
                 future.result()
                 bar.update()
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            stop.set()
+            pool.shutdown(cancel_futures=True)
             raise
     return [record.rows[k] for k in keys]
 
@@ -95,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--jobs, --timeout and --memory must be positive")
     settings = Settings(given.timeout, given.memory, user=given.user)
     try:
+        if given.user:
+            try_user(given.user)
         submissions = collect(given.submissions)
     except ValueError as error:
         parser.error(str(error))

@@ -99,6 +99,10 @@ RIGHT = {
         ),
         marks(),
     ),
+    "right-among-errors": (
+        notebook([c for cell in solved() for c in (cell, "1 / 0", "nowhere")]),
+        marks(),
+    ),
     "right-05": (notebook(solved("05_ddim")), marks(book="05_ddim")),
     "right-06": (notebook(solved("06_pndm_plms")), marks(book="06_pndm_plms")),
     "right-15": (notebook(solved("15_sd1_sd2_sdxl")), marks(book="15_sd1_sd2_sdxl")),

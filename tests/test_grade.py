@@ -6,6 +6,7 @@ A few submissions of submissions.py are graded here; tools/grade_forty.py grades
 import csv
 import json
 import sys
+import threading
 import time
 
 import pytest
@@ -15,14 +16,20 @@ import torch
 from minisd.exercises import EXERCISES, NOTEBOOKS
 from minisd.grade import grade_all, main
 from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
-from minisd.grading.jobs import Mark, Row, Settings, package_files
+from minisd.grading.jobs import Mark, Row, Settings, Stopped, grade, package_files, try_user
 from minisd.grading.page import answers_csv, lines, page, plain, table_csv
 from minisd.grading.record import TRIES, Record, key
 from minisd.grading.runner import read
 from minisd.grading.submission import Submission, collect, content
 from minisd.verdicts import copies, verdict
 
-SOME = ["wrong-root", "cheat-own-check", "cheat-calls-ours-05", "broken-json-02_reverse_posterior"]
+SOME = [
+    "wrong-root",
+    "right-among-errors",
+    "cheat-own-check",
+    "cheat-calls-ours-05",
+    "broken-json-02_reverse_posterior",
+]
 if sys.platform == "linux":
     SOME += ["broken-function-kills", "broken-memory"]
 
@@ -190,6 +197,27 @@ def test_what_stops_the_grader_is_left_out(tmp_path, monkeypatch):
         assert Record(tmp_path).begin(key(submission))
     [found] = grade_all([submission], tmp_path, 1, Settings())
     assert found.points == 0 and "each time it ran this" in found.note
+
+
+def test_a_run_that_is_stopped_ends_its_notebook(tmp_path):
+    path = tmp_path / "anna_02_reverse_posterior.ipynb"
+    path.write_text(submissions.notebook(submissions.solved()))
+    stop = threading.Event()
+    stop.set()
+    start = time.monotonic()
+    with pytest.raises(Stopped):
+        grade(Submission(path, "anna", path.name), {}, Settings(), stop)
+    assert time.monotonic() - start < 20
+    record = Record(tmp_path)
+    for _ in range(2 * TRIES):  # and such a stop is not held against it
+        assert record.begin("a")
+        record.leave("a")
+        record = Record(tmp_path)
+
+
+def test_a_user_that_is_none_is_told():
+    with pytest.raises(ValueError, match="cannot be run as nobody-of-this-name"):
+        try_user("nobody-of-this-name")
 
 
 def test_a_mistake_of_ours_is_a_row(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+from threading import Event
 from typing import NamedTuple
 
 from ..exercises import EXERCISES, NOTEBOOKS
@@ -100,14 +101,22 @@ def package_files() -> dict[str, bytes]:
     return files
 
 
-def grade(submission: Submission, files: dict[str, bytes], settings: Settings) -> Row:
-    """The row of a submission. Whatever its code does, this returns."""
+class Stopped(BaseException):
+    """Raised where the grader itself is told to stop while a notebook runs."""
+
+
+def grade(
+    submission: Submission, files: dict[str, bytes], settings: Settings, stop: Event | None = None
+) -> Row:
+    """The row of a submission. Whatever its code does, this returns; once `stop` is set, it ends
+    the notebook and raises Stopped.
+    """
     found = content(submission)
     names = NOTEBOOKS.get(found.notebook, [])
     if found.broken or not names:
         note = found.broken or "no exercise of any notebook is in it"
         return _row(submission, found, [Mark(name, MISSING, note) for name in names], note)
-    result = _result(submission, found, files, settings)
+    result = _result(submission, found, files, settings, stop or Event())
     if result is None:
         note = "the kernel, or what watched it, was killed"
         return _row(submission, found, [Mark(name, ERROR, note) for name in names], note)
@@ -132,7 +141,7 @@ def _given(name: str) -> list[str]:
     return [n for n in names if not n.startswith("minisd.exercises.")]
 
 
-def _result(submission, found, files, settings) -> dict | None:
+def _result(submission, found, files, settings, stop: Event) -> dict | None:
     """What the runner brought back; None if it did not."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="minisd-grade-"))
     try:
@@ -150,9 +159,7 @@ def _result(submission, found, files, settings) -> dict | None:
             **_other_user(settings.user),
         )
         try:
-            process.wait(2 * settings.seconds + 300)
-        except subprocess.TimeoutExpired:
-            pass
+            _wait(process, 2 * settings.seconds + 300, stop)
         finally:
             _end(process)
             _end_all_of(ours["MINISD_GRADE"])
@@ -163,6 +170,21 @@ def _result(submission, found, files, settings) -> dict | None:
         return None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def try_user(name: str) -> None:
+    """Raises ValueError if notebooks cannot be run as this user."""
+    command = [sys.executable, "-c", "import jupyter_client, zmq, torch, ipykernel"]
+    try:
+        rest = {"cwd": "/", "stdin": subprocess.DEVNULL, "capture_output": True}
+        run = subprocess.run(command, **rest, **_other_user(name))
+        said = (
+            run.stderr.decode(errors="replace").strip().splitlines()[-1:] if run.returncode else []
+        )
+    except (ImportError, KeyError, OSError) as error:
+        said = [f"{type(error).__name__}: {error}"]
+    if said:
+        raise ValueError(f"notebooks cannot be run as {name} with {sys.executable}: {said[0]}")
 
 
 def _other_user(name: str | None) -> dict:
@@ -224,6 +246,13 @@ def _environment(folder: pathlib.Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MINISD_GRADE": uuid.uuid4().hex,  # what the notebook starts can be found by it
     }
+
+
+def _wait(process: subprocess.Popen, seconds: float, stop: Event) -> None:
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        if stop.wait(0.2):
+            raise Stopped
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -48,7 +48,9 @@ class Kernel:
 
     def run(self, code: str, seconds: float) -> str:
         """ "ok", the error as text, "timed out" (and interrupted), or "died"."""
-        message = self.client.execute(code, store_history=False, allow_stdin=False)
+        # By default a kernel throws away what follows an error for a moment: the next cell.
+        options = {"store_history": False, "allow_stdin": False, "stop_on_error": False}
+        message = self.client.execute(code, **options)
         reply = self._reply(message, seconds)
         if reply is None and self.alive() and os.name == "posix":
             self.process.send_signal(signal.SIGINT)
