@@ -305,6 +305,23 @@ BROKEN = {
         marks("error"),
     ),
 }
+_mixed = with_body(solved(), FUSE, "    import numpy\n    return numpy.zeros(2**36)")
+_mixed = with_body(_mixed, BOTH, "    import os\n    os.kill(os.getpid(), 9)")
+_mixed = with_body(_mixed, COEF, "    return (1 - ab_s) ** 0.5")
+_mixed = with_body(_mixed, TWO, "    while True:\n        pass")
+_mixed = [cell for cell in _mixed if f"def my_{X0}(" not in cell]
+BROKEN["broken-in-five-ways"] = (
+    notebook([c for cell in _mixed for c in (cell, "1 / 0")]),
+    marks(
+        **{
+            FUSE: ("error", "MemoryError"),
+            BOTH: ("error", "the kernel died"),
+            X0: ("missing", "no function"),
+            COEF: slip(COEF, "all the noise"),
+            TWO: ("timed out", "while True:"),
+        }
+    ),
+)
 FORTY = RIGHT | WRONG | PARTLY | CHEATS | BROKEN
 
 
