@@ -116,6 +116,18 @@ def test_the_average_follows_the_weights(tmp_path):
     assert "average.fixed.weight" not in stored and "network.fixed.weight" in stored
 
 
+def test_slow_weights_take_shorter_steps(tmp_path):
+    """Adam's first step moves each weight by its rate, and by as much less where it is slow."""
+    toy = Toy()
+    toy.slow = {"conv.": 0.1}
+    before = {key: weight.detach().clone() for key, weight in toy.network.named_parameters()}
+    next(Run(toy, SETTINGS._replace(warmup=0), tmp_path / "toy.safetensors").go())
+    for key, weight in toy.network.named_parameters():
+        moved = float((weight.detach() - before[key]).abs().max())
+        expected = 1e-3 if key.startswith("conv.") else 1e-2 if weight.grad is not None else 0
+        assert abs(moved - expected) <= 0.02 * expected, key
+
+
 def test_a_longer_run_goes_on_from_a_shorter(tmp_path):
     path = tmp_path / "toy.safetensors"
     short = trained(path)
