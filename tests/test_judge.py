@@ -32,11 +32,11 @@ def all_of(scene):
     return Request(things, scene.background, scene.relation)
 
 
-SCENES = [random_scene(rng(21, i), split=SPLITS[i % 3]) for i in range(240)]
+SCENES = [random_scene(rng(21, i), split=SPLITS[i % 3]) for i in range(150)]
 PICTURES = [paint(scene) for scene in SCENES]
 
 
-def share_right(change=lambda picture: picture, n=240):
+def share_right(change=lambda picture: picture, n=150):
     pairs = zip(SCENES[:n], PICTURES[:n], strict=True)
     return np.mean([judge(change(picture), all_of(scene)).right for scene, picture in pairs])
 
@@ -93,12 +93,12 @@ def noisy(picture, std=0.03):
     ids=["noise", "a pixel's blur", "brighter", "darker", "duller"],
 )
 def test_a_little_harm_is_forgiven(change, share):
-    assert share_right(change, 120) >= share
+    assert share_right(change, 60) >= share
 
 
 def test_strong_harm_is_not():
     for change in (lambda p: noisy(p, 0.5), lambda p: soft(p, 4.0)):
-        assert share_right(change, 60) < 0.05
+        assert share_right(change, 15) == 0
 
 
 # ---- wrong on purpose ---------------------------------------------------------------------

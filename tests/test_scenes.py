@@ -12,7 +12,7 @@ from minisd.data import BACKGROUNDS, COLORS, SHAPES, cover
 from minisd.scenes import OPPOSITE, SIZES, SPLITS, Scene, Thing, caption, paint, random_scene, read
 from minisd.training import rng
 
-MANY = {split: [random_scene(rng(7, i), split=split) for i in range(300)] for split in SPLITS}
+MANY = {split: [random_scene(rng(7, i), split=split) for i in range(200)] for split in SPLITS}
 ALL = [scene for split in MANY.values() for scene in split]
 
 
@@ -101,7 +101,7 @@ def test_splits_hold_out_what_they_say():
 
 
 def test_counts_relations_backgrounds_and_all_the_rest_are_as_frequent_as_they_should_be():
-    seen = MANY["seen"] + [random_scene(rng(9, i)) for i in range(300)]
+    seen = MANY["seen"] + [random_scene(rng(9, i)) for i in range(400)]
     assert abs(np.mean([len(scene.things) == 2 for scene in seen]) - 0.6) < 0.06
     assert all(len(scene.things) == 2 for scene in MANY["shapes"])
     for things in (1, 2):
