@@ -134,9 +134,9 @@ def look(picture: Tensor) -> Seen:
 def pieces(mask: np.ndarray) -> np.ndarray:
     """Number the parts of a mask that hang together by their sides, from 1; 0 where it is off."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    grown = None
-    while not np.array_equal(labels, grown):  # each pixel takes the greatest number around it
-        grown, spread = labels, np.pad(labels, 1)
+    before = None
+    while not np.array_equal(labels, before):  # each pixel takes the greatest number around it
+        before, spread = labels, np.pad(labels, 1)
         around = (spread[:-2, 1:-1], spread[2:, 1:-1], spread[1:-1, :-2], spread[1:-1, 2:])
         labels = np.where(mask, np.maximum.reduce([labels, *around]), 0)
     return np.searchsorted(np.unique(labels[mask]), labels) + mask
