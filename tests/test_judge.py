@@ -1,7 +1,7 @@
 """The judge against true drawings, and against drawings made wrong in every way on purpose.
 
-On 2,000 true drawings of each split, judged by all that is so (and not only by what a caption
-says), it is right in 6,000 of 6,000.
+On 4,000 true drawings of each split, judged by all that is so (and not only by what a caption
+says), it is right in 11,999 of 12,000; in the other a star's tip is a pixel from a square's corner.
 """
 
 import numpy as np
