@@ -115,6 +115,9 @@ def info(options) -> int:
 def picture(options) -> int:
     """Load, sample with a progress bar, decode, save, and say what it took."""
     check_out(options.out)
+    check_range("zoom", 1 if options.zoom is None else options.zoom, 1, 64)
+    check_range("n", options.n, 1, 1000)
+    check_range("columns", getattr(options, "columns", 8), 2, 100)
     import torch  # only now, so that a mistake in the arguments is told at once
     from tqdm import tqdm
 
@@ -169,6 +172,12 @@ def picture(options) -> int:
     return 0
 
 
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """ValueError unless least <= value <= most."""
+    if not least <= value <= most:
+        raise ValueError(f"--{name} must be from {least} to {most}, got {value}")
+
+
 def check_out(path: Path) -> None:
     """ValueError at once, and not after minutes, where a picture could not be written."""
     if path.suffix.lower() != ".png":
@@ -183,8 +192,6 @@ def strip(pipe, steps, columns: int):
     """The first picture's way, (1, 3, h, w): x_t above, the x0 predicted from it below."""
     import torch
 
-    if columns < 2:
-        raise ValueError(f"--columns must be at least 2, got {columns}")
     chosen = [round(i * (len(steps) - 1) / (columns - 1)) for i in range(columns)]
     chosen = [steps[i] for i in dict.fromkeys(chosen)]
     rows = [pipe.decode(torch.cat([getattr(s, name)[:1] for s in chosen])) for name in ("x", "x0")]

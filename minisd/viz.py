@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
 from .schedules import log_snr
@@ -79,13 +79,15 @@ def strip(
     rows: int = 1,
     sides: Sequence[str] = (),
     headline: str = "",
+    size: float = 1.3,
 ) -> None:
     """Pictures (3 or 1, h, w) with values -1..1 in `rows` rows, a title for each column.
 
-    sides: a word to the left of each row; headline: a line above everything.
+    sides: a word to the left of each row; headline: a line above everything. size: inches for a
+    picture, less where there are many columns.
     """
     columns = len(pictures) // rows
-    size = min(1.3, 10 / columns)
+    size = min(size, 10 / columns)
     above = 0.25 * bool(titles) + 0.3 * bool(headline) - 0.2 * bool(sides)
     figure, axes = plt.subplots(
         rows, columns, figsize=(size * columns, size * rows + above), squeeze=False
@@ -95,6 +97,8 @@ def strip(
         picture = ((picture.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.axis("off")
+        frame = {"transform": axis.transAxes, "fill": False, "ec": "#cccccc", "clip_on": False}
+        axis.add_patch(Rectangle((0, 0), 1, 1, lw=0.5, **frame))  # or white ends nowhere
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=8)
     for axis, side in zip(axes[:, 0], sides, strict=False):
@@ -104,7 +108,7 @@ def strip(
     plt.show()
 
 
-def denoising(frames: Sequence, headline: str = "", columns: int = 8) -> None:
+def denoising(frames: Sequence, headline: str = "", columns: int = 8, size: float = 1.3) -> None:
     """The way from noise to picture, for frames of (t, x, x0): x_t above, predicted x0 below.
 
     More columns where more happens, which is early on.
@@ -112,7 +116,8 @@ def denoising(frames: Sequence, headline: str = "", columns: int = 8) -> None:
     last = len(frames) - 1
     some = [frames[round(last * (i / (columns - 1)) ** 1.5)] for i in range(columns)]
     pictures = [frame.x[0] for frame in some] + [frame.x0[0] for frame in some]
-    strip(pictures, [f"t = {frame.t}" for frame in some], 2, ["$x_t$", "$\\hat x_0$"], headline)
+    titles, sides = [f"t = {frame.t}" for frame in some], ["$x_t$", "$\\hat x_0$"]
+    strip(pictures, titles, 2, sides, headline, size)
 
 
 def plot_paths(paths: Tensor, data: Tensor | None = None, title: str = "", axis=None) -> None:

@@ -1,0 +1,149 @@
+"""The command line: pictures that carry their settings, sentences for mistakes, no tracebacks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minisd.__main__ import main
+from minisd.pictures import open_picture, read_settings, save_png
+from minisd.pipeline import Pipeline
+from minisd.scenes import paint, random_scene
+from minisd.training import rng
+from minisd.weights import TINY
+
+PROMPT = "a red circle left of a blue square"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path, monkeypatch):
+    """In a folder of its own, with the threads as they were before."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(*words: str) -> int:
+    try:
+        return main([*words, *(["--quiet"] if words[0] != "info" else [])])
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_a_sentence_becomes_the_picture_that_the_pipeline_gives(tmp_path, capsys):
+    assert run(PROMPT, "--steps", "3", "--seed", "5", "--zoom", "1") == 0
+    assert capsys.readouterr().out == "minisd.png\n"
+    expected = Pipeline.load(TINY).txt2img(PROMPT, steps=3, seed=5).pictures()
+    assert (open_picture("minisd.png") - expected).abs().max() <= 0.51 / 127.5  # 8 bits
+    said = read_settings("minisd.png")
+    assert (said["prompt"], said["seed"], said["steps"], said["model"]) == (
+        PROMPT,
+        "5",
+        "3",
+        "tiny",
+    )
+
+
+def test_several_pictures_have_their_own_files_and_seeds():
+    assert run(PROMPT, "--steps", "1", "--n", "2", "--seed", "7", "--out", "a.png") == 0
+    assert [read_settings(f"a-{i}.png")["seed"] for i in range(2)] == ["7", "8"]
+    assert run(PROMPT, "--steps", "1", "--seed", "8", "--out", "b.png") == 0
+    assert (open_picture("a-1.png") - open_picture("b.png")).abs().max() <= 1 / 127.5
+    assert open_picture("b.png").shape == (1, 3, 256, 256)  # enlarged, each pixel repeated
+
+
+def test_a_picture_is_repainted_in_part_or_whole():
+    picture = paint(random_scene(rng(1)))
+    mask = torch.full((3, 64, 64), -1.0)
+    mask[:, :, :32] = 1
+    save_png("p.png", picture)
+    save_png("m.png", mask)
+    assert run("img2img", "p.png", PROMPT, "--steps", "4", "--strength", "0.5", "--zoom", "1") == 0
+    assert (open_picture("minisd.png") - picture).abs().max() > 0.1
+    assert run("inpaint", "p.png", "m.png", PROMPT, "--steps", "4", "--zoom", "1") == 0
+    kept = (open_picture("minisd.png") - picture).abs()[..., 36:]
+    changed = (open_picture("minisd.png") - picture).abs()[..., :28]
+    assert kept.mean() < 0.1 < changed.mean()
+
+
+def test_the_way_to_a_picture_is_a_strip_of_two_rows():
+    assert run("trajectory", PROMPT, "--steps", "4", "--columns", "4", "--zoom", "1") == 0
+    assert open_picture("minisd.png").shape == (1, 3, 2 * 68, 4 * 68)
+
+
+def test_info_tells_the_parts_without_loading(capsys):
+    assert run("info", str(TINY)) == 0
+    told = capsys.readouterr().out
+    assert "family tiny" in told and "float16" in told
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ([PROMPT, "--checkpoint", "none.safetensors"], "none.safetensors"),
+        ([PROMPT, "--checkpoint", str(TINY), "--family", "sdxl"], "tiny"),
+        ([PROMPT, "--steps", "0"], "steps"),
+        ([PROMPT, "--size", "500"], "multiples"),
+        ([PROMPT, "--scale", "-1"], "scale"),
+        ([PROMPT, "--sampler", "euler"], "sampler"),
+        ([PROMPT, "--n", "0"], "--n"),
+        ([PROMPT, "--zoom", "0"], "zoom"),
+        ([PROMPT, "--device", "nowhere"], "nowhere"),
+        ([PROMPT, "--out", "no/such/folder.png"], "no directory"),
+        ([PROMPT, "--out", "picture.jpg"], ".png"),
+        (["trajectory", PROMPT, "--columns", "1"], "columns"),
+        (["img2img", "none.png", PROMPT], "none.png"),
+        (["info", "none.safetensors"], "none.safetensors"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(words, sentence, capsys, tmp_path):
+    assert run(*words) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("minisd: ") and told.count("\n") == 1 and sentence in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_of_no_caption_are_named(capsys):
+    assert run("a zebra left of a red ring", "--steps", "1") == 0
+    assert "zebra" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_in_a_sentence():
+    command = [sys.executable, "-m", "minisd", PROMPT, "--steps", "1000", "--out", "late.png"]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    seen = ""
+    while "step/s" not in seen and child.poll() is None:
+        seen += child.stderr.read(1)
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    rest = child.stderr.read()
+    assert child.wait(30) == 130
+    assert "stopped" in rest and "Traceback" not in rest and not os.listdir()
+
+
+WORDS = st.sampled_from(
+    ["a red ring", "", "ü☃", "info", "img2img", "inpaint", "trajectory", "txt2img", "x" * 400]
+)
+VALUES = st.sampled_from(
+    ["0", "1", "2", "-3", "1.5", "nan", "inf", "x", "", "64", "64x80", "9" * 30]
+)
+OPTIONS = ["--scale", "--steps", "--seed", "--size", "--n", "--eta", "--sampler", "--negative"]
+OPTIONS += ["--strength", "--zoom", "--tile", "--columns", "--rescale", "--out", "--dtype", "--ema"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(WORDS, min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), max_size=3),
+)
+def test_no_line_of_words_gives_a_traceback(words, options):
+    line = [*words, "--steps", "1", *(part for option in options for part in option)]
+    assert run(*line) in (0, 1, 2)
