@@ -1,7 +1,7 @@
 """See that `pytest --nbval` marks returned notebooks, all of them: each is filled in, its last
 exercise wrong; every cell must pass but that one check.
 
-    python tools/nbval_students.py FOLDER       (some minutes)
+    python tools/nbval_students.py FOLDER [05_ddim ...]      (some minutes)
 """
 
 import json
@@ -33,7 +33,7 @@ def returned(book: str) -> tuple[dict, str]:
 def main() -> int:
     folder, bad = pathlib.Path(sys.argv[1]), 0
     folder.mkdir(parents=True, exist_ok=True)
-    for book in NOTEBOOKS:
+    for book in sys.argv[2:] or NOTEBOOKS:
         if not (ROOT / "notebooks" / f"{book}.ipynb").exists():
             continue
         notebook, wrong = returned(book)
@@ -41,8 +41,9 @@ def main() -> int:
         path.write_text(json.dumps(notebook))
         command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", path]
         said = subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout
+        said = re.sub(r"\x1b\[[0-9;]*m", "", said)
         failed = re.search(r"(\d+) failed", said)
-        good = failed and failed[1] == "1" and f"AssertionError: {wrong}: case" in said
+        good = failed and failed[1] == "1" and f"Error: {wrong}: " in said
         bad += not good
         print(f"{book}: {said.strip().splitlines()[-1]}; {wrong} named: {bool(good)}", flush=True)
     return bool(bad)
