@@ -223,22 +223,30 @@ class Joint:
     """LDM eq. 3 with v for ε: the U-Net and its text encoder, trained together as LDM-1.4B was.
 
     One caption in ten is empty, for guidance. The loss is weighted by min(SNR + 1, 5)/(SNR + 1):
-    Min-SNR's own weight for v would be 0 at t = T, where every picture begins. Half of the times
-    are drawn from 551..950, where words decide: later the noisy latent shows it all by itself.
+    Min-SNR's own weight for v would be 0 at t = T, where every picture begins.
     """
 
     name, slow = "unet", {"text.": 0.1}  # or it forgets what its warm-up taught it
 
-    def __init__(self, latents: Latents, scale: float, text: BERTText, config=configs.TINY, seed=0):
+    def __init__(
+        self,
+        latents: Latents,
+        scale: float,
+        text: BERTText,
+        config=configs.TINY,
+        seed: int = 0,
+        unet: UNet | None = None,  # to go on with, instead of a new one
+    ):
         self.latents, self.scale, self.seed = latents, scale, seed
         text.transformer.to_logits.requires_grad_(False)
-        self.network = nn.ModuleDict({"unet": _seeded(UNet, config, seed), "text": text})
+        unet = unet or _seeded(UNet, config, seed)
+        self.network = nn.ModuleDict({"unet": unet, "text": text})
         self.ab = tiny_schedule()
         ratio = snr(self.ab) + 1  # ∞ at t = 0, which is never drawn
         self.weight = ratio.clamp(max=5) / ratio
         self.empty = tokenizer()("")[0]
         self.about = {"config": asdict(config), "scale": scale, "latents": len(latents)}
-        self.about["seed"] = seed
+        self.about |= {"seed": seed, "begin": _fingerprint(self.network)}
 
     def loss(self, step: int, samples) -> Tensor:
         drawn = [self._sample(rng(self.seed, step, i)) for i in samples]
@@ -255,8 +263,7 @@ class Joint:
         """A scene's latent and the tokens of one caption or of none, a time, noise."""
         picked, said = random.integers(len(self.latents)), random.integers(Latents.SAYINGS)
         dropped = random.random() < 0.1
-        first, last = (551, 950) if random.random() < 0.5 else (1, 1000)
-        t = torch.tensor(int(random.integers(first, last + 1)))
+        t = torch.tensor(int(random.integers(1, 1001)))
         z, tokens = self.latents.z[picked], self.latents.tokens[picked, said].long()
         noise = torch.Generator().manual_seed(int(random.integers(2**62)))
         return z, self.empty if dropped else tokens, t, torch.randn(z.shape, generator=noise)

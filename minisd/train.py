@@ -10,6 +10,10 @@ Each stage writes a run into the folder, with its losses as a picture beside it,
 there when it is started again. On several processes:
 
     torchrun --nproc_per_node=2 -m minisd.train unet
+
+To train a finished model further, without the runs that made it:
+
+    python -m minisd.train unet export --begin tiny.safetensors --steps 20000
 """
 
 import argparse
@@ -56,11 +60,17 @@ def trained(folder: Path, name: str, module, config, part: str = ""):
     return checkpoint.load_module(module, config, tensors, part, what=path.name)
 
 
-def first_stage(folder: Path, scenes: int = SCENES) -> tuple[AutoencoderKL, float]:
+def first_stage(
+    folder: Path, scenes: int = SCENES, begin: Path | None = None
+) -> tuple[AutoencoderKL, float]:
     """The trained KL autoencoder, and the scale that makes its latents' standard deviation 1.
 
-    It is measured on a thousand scenes, or on fewer if only so many are wanted.
+    It is measured on a thousand scenes, or on fewer if only so many are wanted. With begin both
+    are that checkpoint's.
     """
+    if begin is not None:
+        vae = checkpoint.load(begin, "tiny", parts=("vae",)).vae
+        return vae, vae.config.scale_factor
     vae = trained(folder, "kl", AutoencoderKL, configs.TINY_KL)
     keys = range(10**9, 10**9 + min(scenes // 50, 20) or 1)
     with torch.no_grad():
@@ -68,10 +78,11 @@ def first_stage(folder: Path, scenes: int = SCENES) -> tuple[AutoencoderKL, floa
     return vae, round(1 / float(z.std()), 4)
 
 
-def stage(name: str, folder: Path, scenes: int = SCENES):
+def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = None):
     """The stage of that name, given what the stages before it have left in the folder.
 
-    scenes: how many of them text and unet learn from, at most.
+    scenes: how many of them text and unet learn from, at most. begin: a checkpoint whose weights
+    unet begins with; nothing in the folder is needed then.
     """
     if name == "kl":
         return stages.Autoencoder()
@@ -79,9 +90,13 @@ def stage(name: str, folder: Path, scenes: int = SCENES):
         return stages.VectorQuantised()
     if name == "text":
         return stages.TextWarmUp(captions=min(20_000, scenes))
-    vae, scale = first_stage(folder, scenes)
-    text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
-    return stages.Joint(stages.Latents(folder, vae, scenes), scale, text)
+    vae, scale = first_stage(folder, scenes, begin)
+    if begin is None:
+        text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
+        return stages.Joint(stages.Latents(folder, vae, scenes), scale, text)
+    begun = checkpoint.load(begin, "tiny")
+    latents = stages.Latents(folder, vae, scenes)
+    return stages.Joint(latents, scale, begun.text.train(), unet=begun.unet.train())
 
 
 def run(current: Run, save_every: float = 60) -> None:
@@ -113,9 +128,9 @@ def draw_losses(losses: list[float], path: Path, title: str = "") -> None:
     figure.savefig(path, dpi=100)
 
 
-def export(folder: Path, path: Path, scenes: int = SCENES) -> None:
+def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = None) -> None:
     """The averaged weights of kl, text and unet as one checkpoint in float16."""
-    vae, scale = first_stage(folder, scenes)
+    vae, scale = first_stage(folder, scenes, begin)
     vae.config = configs.replace(vae.config, scale_factor=scale)
     text = trained(folder, "unet", BERTText, configs.TINY_TEXT, "text.")
     unet = trained(folder, "unet", UNet, configs.TINY, "unet.")
@@ -139,6 +154,7 @@ def main(words: list[str] | None = None) -> None:
     add("--steps", type=_count, help="another number of steps than each stage's own")
     add("--scenes", type=_count, default=SCENES, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=float, default=60, metavar="SECONDS", help="(%(default)s)")
+    add("--begin", type=Path, metavar="CHECKPOINT", help="unet begins with its weights")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
     asked = parser.parse_args(words)
     for name in asked.stages:
@@ -153,13 +169,14 @@ def main(words: list[str] | None = None) -> None:
         for name in asked.stages or ORDER:
             if name == "export":
                 if group()[1] == 0:
-                    export(asked.folder, asked.out, asked.scenes)
+                    export(asked.folder, asked.out, asked.scenes, asked.begin)
                 continue
             settings = SETTINGS[name]
             if asked.steps:
                 settings = settings._replace(steps=asked.steps)
             path = asked.folder / f"{name}.safetensors"
-            run(Run(stage(name, asked.folder, asked.scenes), settings, path), asked.save_every)
+            part = stage(name, asked.folder, asked.scenes, asked.begin)
+            run(Run(part, settings, path), asked.save_every)
             wait()
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last save")

@@ -91,6 +91,7 @@ class Run:
             settings.rate,
             betas=(0.9, 0.99),
             weight_decay=0.01,
+            fused=True,  # a tenth of a step's time
         )
         if self.path.exists():
             self._resume()
