@@ -236,7 +236,7 @@ def _averaged(path: Path, tensors: dict[str, Stored], known: Family) -> dict[str
     """The tensors with the U-Net's replaced by their averages, whose names have lost their dots."""
     stored = {key for key in tensors if key.startswith(EMA)} - EMA_COUNTERS
     if not stored:
-        raise CheckpointError(f"{path} has one set of weights, none named {EMA}...: load ema=False")
+        raise CheckpointError(f"{path} has one set of weights, none named {EMA}...: leave ema out")
     unet = known.parts["unet"]
     keys = [unet.prefix + key for key in on_meta(unet).state_dict()]
     names = {key: EMA + key.removeprefix("model.").replace(".", "") for key in keys}

@@ -188,8 +188,8 @@ def which_family(path: Path, tensors, metadata, told: str | Family | None) -> Fa
         seen = ", ".join(f"{k} {v}" for k, v in found._asdict().items()) if found else ""
         what = f"its U-Net has {seen}" if found else "it holds no U-Net"
         raise CheckpointError(
-            f"cannot tell the family of {path} from its keys: {what}; tell load(family=...), one "
-            f"of {', '.join(FAMILIES)}"
+            f"cannot tell the family of {path} from its keys: {what}; tell load(family=...), or "
+            f"--family, one of {', '.join(FAMILIES)}"
         )
     if not known and told not in FAMILIES:
         raise CheckpointError(f"family must be one of {', '.join(FAMILIES)}, got {told!r}")
@@ -200,8 +200,8 @@ def predicting(known: Family, prediction: str | None, told: bool) -> Family:
     """The family with the U-Net's prediction as told; SD 2's must be."""
     if prediction is None and known.name == "sd2" and not told:
         raise CheckpointError(
-            "tell load(prediction=...): SD 2's 512-base predicts eps and its 768-v predicts v, and "
-            "their keys and shapes are the same, so the file cannot say which it is"
+            "tell the prediction, eps or v (load(prediction=...), --prediction): SD 2's 512-base "
+            "predicts eps, its 768-v predicts v, and keys and shapes are the same in both files"
         )
     unet = known.parts["unet"]
     config = dataclasses.replace(unet.config, prediction=prediction or unet.config.prediction)

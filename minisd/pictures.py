@@ -87,22 +87,25 @@ def read_settings(path: str | Path) -> dict[str, str]:
 def open_picture(path: str | Path, size: int | tuple[int, int] | None = None) -> Tensor:
     """A picture file as (1, 3, h, w) in -1..1: its middle in size's proportions, resized to it.
 
-    size is (h, w), or one side of a square; transparent parts become white.
+    size is (h, w), or one side of a square. Transparent parts become white; a photograph is turned
+    as its camera says it was held.
     """
-    from matplotlib.image import imread  # half a second, and only here
+    from PIL import Image, ImageOps  # only here: matplotlib brings it
 
     try:
-        pixels = np.atleast_3d(imread(path))
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            deep = image.mode.startswith("I")  # grey in 16 bits
+            pixels = np.asarray(image if deep else image.convert("RGBA"))
     except FileNotFoundError:
         raise ValueError(f"no such picture: {path}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-    if pixels.dtype.kind in "ui":
-        pixels = pixels / np.iinfo(pixels.dtype).max
-    picture = torch.from_numpy(np.ascontiguousarray(pixels)).float().movedim(2, 0)
-    if len(picture) in (2, 4):  # the last channel says how opaque it is
+    picture = torch.from_numpy(np.atleast_3d(pixels / (65535 if deep else 255))).float()
+    picture = picture.movedim(2, 0)
+    if len(picture) == 4:  # the last channel says how opaque it is
         picture = picture[:-1] * picture[-1] + 1 - picture[-1]
-    picture = 2 * picture[:3].expand(3, -1, -1)[None] - 1
+    picture = 2 * picture.expand(3, -1, -1)[None] - 1
     return picture if size is None else fit(picture, size)
 
 

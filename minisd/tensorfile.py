@@ -79,9 +79,9 @@ def open_tensors(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
     as they are used and are copied only where they are written to.
     """
     path = Path(path)
-    refuse_code(path)
     if not path.is_file():
         raise CheckpointError(f"no such file: {path}")
+    refuse_code(path)
     return _open_shards(path) if path.suffix == INDEX else _open_file(path)
 
 

@@ -211,7 +211,7 @@ def test_eps_or_v_must_be_told_for_sd2(tmp_path):
     published = {"head_channels": 64, "res_blocks": 2, "channel_mult": c.SD2.channel_mult}
     known = small("sd2", model_channels=64, **published)
     path = written(tmp_path, weights(known, parts=("unet", "vae")))
-    assert "512-base predicts eps and its 768-v predicts v" in message(path, parts=["unet"])
+    assert "512-base predicts eps, its 768-v predicts v" in message(path, parts=["unet"])
     assert load(path, "sd2", "v", parts=["unet"]).unet.config.prediction == "v"
     assert load(path, prediction="eps", parts=["unet"]).unet.config.prediction == "eps"
     assert load(path, parts=["vae"]).vae.config.channels == 32  # nothing to tell here

@@ -44,19 +44,16 @@ def test_a_sentence_becomes_the_picture_that_the_pipeline_gives(tmp_path, capsys
     expected = Pipeline.load(TINY).txt2img(PROMPT, steps=3, seed=5).pictures()
     assert (open_picture("minisd.png") - expected).abs().max() <= 0.51 / 127.5  # 8 bits
     said = read_settings("minisd.png")
-    assert (said["prompt"], said["seed"], said["steps"], said["model"]) == (
-        PROMPT,
-        "5",
-        "3",
-        "tiny",
-    )
+    told = {"prompt": PROMPT, "seed": "5", "steps": "3", "model": "tiny", "size": "64x64"}
+    told |= {"scale": "3.0", "sampler": "plms", "negative": "", "dtype": "float32"}
+    assert said | told == said and "None" not in said.values()
 
 
 def test_several_pictures_have_their_own_files_and_seeds():
     assert run(PROMPT, "--steps", "1", "--n", "2", "--seed", "7", "--out", "a.png") == 0
     assert [read_settings(f"a-{i}.png")["seed"] for i in range(2)] == ["7", "8"]
     assert run(PROMPT, "--steps", "1", "--seed", "8", "--out", "b.png") == 0
-    assert (open_picture("a-1.png") - open_picture("b.png")).abs().max() <= 1 / 127.5
+    assert (open_picture("a-1.png") - open_picture("b.png")).abs().max() <= 1.01 / 127.5
     assert open_picture("b.png").shape == (1, 3, 256, 256)  # enlarged, each pixel repeated
 
 
@@ -68,10 +65,21 @@ def test_a_picture_is_repainted_in_part_or_whole():
     save_png("m.png", mask)
     assert run("img2img", "p.png", PROMPT, "--steps", "4", "--strength", "0.5", "--zoom", "1") == 0
     assert (open_picture("minisd.png") - picture).abs().max() > 0.1
+    save_png("m.png", mask.repeat_interleave(2, 1).repeat_interleave(2, 2))  # its shape counts
     assert run("inpaint", "p.png", "m.png", PROMPT, "--steps", "4", "--zoom", "1") == 0
     kept = (open_picture("minisd.png") - picture).abs()[..., 36:]
     changed = (open_picture("minisd.png") - picture).abs()[..., :28]
     assert kept.mean() < 0.1 < changed.mean()
+
+
+def test_a_picture_is_taken_at_the_size_told_and_what_is_cut_is_said(capsys):
+    save_png("p.png", torch.zeros(3, 64, 96))
+    line = ("img2img", "p.png", PROMPT, "--steps", "2", "--zoom", "1")
+    assert run(*line) == 0 and open_picture("minisd.png").shape == (1, 3, 64, 64)
+    assert "p.png is 64 x 96: its middle is taken" in capsys.readouterr().err
+    assert run(*line, "--size", "64x96") == 0
+    assert open_picture("minisd.png").shape == (1, 3, 64, 96)
+    assert "middle" not in capsys.readouterr().err
 
 
 def test_the_way_to_a_picture_is_a_strip_of_two_rows():
@@ -109,6 +117,67 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(words, sentence, capsys,
     told = capsys.readouterr().err
     assert told.startswith("minisd: ") and told.count("\n") == 1 and sentence in told
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ([PROMPT, "--setps", "3"], "no --setps; --steps, perhaps?"),
+        ([PROMPT, "--seed", "abc"], "--seed: 'abc' is not a whole number"),
+        ([PROMPT, "--scale", "x"], "--scale: 'x' is not a number"),
+        ([PROMPT, "--size", "large"], "--size: 'large' is no size like 512"),
+        (["a", "red", "ring"], "'red ring' is left over: a prompt of several words"),
+        (["infos", str(TINY)], "no command infos; info, perhaps?"),
+        (["--steps", "3"], "prompt"),
+        (["info"], "checkpoint"),
+    ],
+)
+def test_a_word_out_of_place_gets_one_sentence(words, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert told.startswith("minisd: ") and sentence in told and "--help" in told
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["inpaint", "p.png", "wide.png", PROMPT], "wide.png is 64 x 96, p.png is 64 x 64"),
+        (["inpaint", "p.png", "dark.png", PROMPT], "dark.png is dark everywhere"),
+        (["img2img", PROMPT, "p.png"], "the picture comes first"),
+        (["img2img", "cut.png", PROMPT], "cut.png cannot be read as a picture"),
+        (["img2img", "p.png", PROMPT, "--strength", "0"], "leaves none"),
+    ],
+)
+def test_a_picture_that_does_not_serve_gets_one_sentence(words, sentence, capsys):
+    save_png("p.png", torch.zeros(3, 64, 64))
+    save_png("wide.png", torch.ones(3, 64, 96))
+    save_png("dark.png", -torch.ones(3, 64, 64))
+    with open("p.png", "rb") as whole, open("cut.png", "wb") as cut:
+        cut.write(whole.read(60))
+    assert run(*words) == 1 and not os.path.exists("minisd.png")
+    told = capsys.readouterr().err
+    assert told.startswith("minisd: ") and told.count("\n") == 1 and sentence in told
+
+
+def test_a_pickle_is_refused_with_the_lines_that_convert_it(capsys, tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"not even a pickle")
+    assert run("info", "model.ckpt") == 1
+    told = capsys.readouterr().err
+    assert "weights_only=True" in told and 'save_file(state, "model.safetensors")' in told
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(capsys):
+    """Which may take a minute: the file of the model is not even looked for."""
+    line = [PROMPT, "--checkpoint", "none.safetensors"]
+    assert run(*line, "--steps", "0") == 1 and "steps" in capsys.readouterr().err
+    assert run("img2img", "none.png", *line) == 1 and "none.png" in capsys.readouterr().err
+
+
+def test_a_negative_prompt_that_is_not_read_is_said(capsys):
+    assert run(PROMPT, "--steps", "1", "--scale", "1", "--negative", "red") == 0
+    assert "the negative prompt is not read" in capsys.readouterr().err
 
 
 def test_words_of_no_caption_are_named(capsys):

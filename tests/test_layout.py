@@ -23,7 +23,17 @@ ALLOWED = {  # what of minisd each may import; the rest may import anything but 
     "guidance": {"equations", "schedules", "prediction"},
     "losses": {"equations", "schedules"},
 }
-RUNTIME = {"torch", "numpy", "matplotlib", "einops", "safetensors", "tqdm", "IPython", "minisd"}
+RUNTIME = {
+    "torch",
+    "numpy",
+    "matplotlib",
+    "einops",
+    "safetensors",
+    "tqdm",
+    "IPython",
+    "PIL",
+    "minisd",
+}
 # The grader runs notebooks: it talks to Jupyter's kernels, with what JupyterLab itself is made of.
 GRADER = {"jupyter_client", "zmq", "psutil", "nbformat", "nbgrader"}
 TEACHING = (

@@ -514,6 +514,23 @@ def test_other_kinds_of_files(kind, tmp_path):
     assert opened.shape == (1, 3, 8, 8) and (opened - (level / 127.5 - 1)).abs().max() < 0.02
 
 
+def test_inks_and_deep_greys_and_a_camera_held_on_its_side(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "a.jpg"
+    Image.new("CMYK", (12, 8), (0, 0, 0, 55)).save(path)
+    assert (pictures.open_picture(path) - (200 / 127.5 - 1)).abs().max() < 0.02
+    Image.new("I;16", (12, 8), 51400).save(tmp_path / "a.png")
+    assert (pictures.open_picture(tmp_path / "a.png") - (200 / 127.5 - 1)).abs().max() < 0.001
+    photo, said = Image.new("RGB", (12, 8)), Image.Exif()
+    photo.paste((255, 255, 255), (0, 0, 6, 8))  # left, which is up once it is turned
+    said[0x0112] = 6  # held with its right side down
+    photo.save(path, exif=said)
+    opened = pictures.open_picture(path)
+    assert opened.shape == (1, 3, 12, 8)
+    assert opened[..., :5, :].min() > 0.9 and opened[..., 7:, :].max() < -0.9
+
+
 def test_a_picture_is_cropped_around_its_middle():
     wide = torch.linspace(-1, 1, 40).expand(1, 3, 20, 40)
     assert torch.equal(pictures.fit(wide, 20), wide[..., 10:30])
