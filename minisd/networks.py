@@ -105,7 +105,7 @@ class Networks:
     def usual(self) -> Usual:
         """The family's usual numbers; for a model of your own, 16 x 16 latents."""
         if self.family not in FAMILIES:
-            return Usual(size=16 * self.first_stage.factor)
+            return USUAL.get(self.family, Usual())._replace(size=16 * self.first_stage.factor)
         usual = USUAL.get(self.family, Usual())
         return usual._replace(size=768) if self._is_768() else usual
 
