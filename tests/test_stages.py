@@ -89,6 +89,28 @@ def test_a_first_stage_of_another_training_is_not_exported(folder, tmp_path):
         train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
 
 
+def test_a_finished_model_is_trained_on(folder, tmp_path):
+    """--begin: its weights, its first stage and its scale, and no run is needed for them."""
+    begin, out = folder / "tiny.safetensors", tmp_path / "on.safetensors"
+    joint = train.stage("unet", tmp_path, 60, begin)
+    before, whole = joint.network.state_dict(), checkpoint.load(begin)
+    assert same(
+        before,
+        {f"unet.{k}": v for k, v in whole.unet.state_dict().items()}
+        | {f"text.{k}": v for k, v in whole.text.state_dict().items()},
+    )
+    assert joint.scale == whole.vae.config.scale_factor and joint.network.training
+    words = ["unet", "export", "--begin", str(begin), "--folder", str(tmp_path), "--steps", "2"]
+    train.main([*words, "--scenes", "60", "--out", str(out)])
+    old, new = content(begin), content(out)
+    moved = [key for key in old if not torch.equal(old[key], new[key])]
+    assert old.keys() == new.keys() and not [k for k in moved if k.startswith("first_stage")]
+    assert any(k.startswith("model.") for k in moved)
+    with pytest.raises(SystemExit, match="settings .*begin"):  # the run began with others
+        shutil.copy(folder / "unet.safetensors", tmp_path)
+        train.main([*words, "--scenes", "60", "--out", str(out)])
+
+
 # ---- what they learn from -----------------------------------------------------------------
 
 
@@ -150,32 +172,42 @@ def test_the_u_nets_times_and_captions(tmp_path):
     empty = sum(torch.equal(tokens, joint.empty) for _, tokens, _, _ in drawn)
     assert abs(empty / 2000 - 0.1) < 0.02
     t = torch.stack([t for _, _, t, _ in drawn])
-    often = (t > 550) & (t <= 950)  # half of the times, and 0.4 of the other half
-    assert t.min() >= 1 and t.max() <= 1000 and abs(often.double().mean() - 0.7) < 0.05
-    assert abs(t[often].double().mean() - 750.5) < 20 and (t <= 100).any() and (t > 950).any()
+    assert t.min() >= 1 and t.max() <= 1000
+    ab = joint.ab[1:].numpy()
+    often = np.sqrt(4 * ab * (1 - ab) + 0.08)
+    expected = 2000 * often.reshape(10, 100).sum(1) / often.sum()
+    found = torch.bincount((t - 1) // 100).numpy()
+    assert len(found) == 10 and (np.abs(found - expected) < 5 * np.sqrt(expected)).all()
     eps = torch.stack([eps for _, _, _, eps in drawn])
     assert abs(eps.mean()) < 1e-2 and abs(eps.std() - 1) < 1e-2
 
 
 def test_the_u_nets_weights_and_schedule(tmp_path):
-    """ᾱ_T = 0, and min(SNR + 1, 5)/(SNR + 1), with SNR + 1 = 1/(1 - ᾱ)."""
+    """ᾱ_T = 0; weight times probability is ∝ 4 ᾱ (1 - ᾱ) + 0.08, and the mean weight is 1."""
     joint = stages.Joint(latents(tmp_path), 1.0, BERTText(configs.TINY_TEXT))
     ab = joint.ab[1:].numpy()
     assert len(ab) == 1000 and ab[-1] == 0 and (np.diff(ab) < 0).all()
-    expected = np.minimum(1 / (1 - ab), 5) * (1 - ab)
-    assert np.abs(joint.weight[1:].numpy() - expected).max() < 1e-9 and joint.weight[-1] == 1
+    share = np.diff(joint.until)
+    counts, expected = joint.weight[1:].numpy() * share, 4 * ab * (1 - ab) + 0.08
+    assert abs(share.sum() - 1) < 1e-12 and abs(counts.sum() - 1) < 1e-12
+    assert np.abs(counts - expected / expected.sum()).max() < 1e-12
+    ratio = share / joint.weight[1:].numpy()
+    assert np.ptp(ratio) < 1e-12
 
 
 def test_the_u_nets_loss_is_that_of_the_equations(tmp_path):
     """With a U-Net that says 0, the loss is the weighted mean of v², v = √ᾱ ε - √(1-ᾱ) x0."""
     joint = stages.Joint(latents(tmp_path), 1.7, BERTText(configs.TINY_TEXT))
     joint.network["unet"] = Zero()
+    all_times = joint.ab[1:].numpy()
+    root = np.sqrt(4 * all_times * (1 - all_times) + 0.08)
     losses = []
     for i in range(5):
         z, _, t, eps = joint._sample(rng(0, 3, i))
         ab = float(joint.ab[t])
         v = ab**0.5 * eps.double() - (1 - ab) ** 0.5 * 1.7 * z.double()
-        losses.append(min(1 / (1 - ab), 5) * (1 - ab) * float((v**2).mean()))
+        weight = root[int(t) - 1] * root.sum() / (root**2).sum()
+        losses.append(weight * float((v**2).mean()))
     assert abs(float(joint.loss(3, range(5))) - np.mean(losses)) < 1e-5
 
 
