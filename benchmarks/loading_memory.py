@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 
-PREFIX = "cond_stage_model.transformer."
+MAKER = pathlib.Path(__file__).parents[1] / "tools" / "random_checkpoint.py"
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 
 
@@ -100,56 +100,11 @@ def load_theirs(path: str, dtype: str, names: str):
 # ---- the files --------------------------------------------------------------------------------
 
 
-def random_tensors(part, seed: int) -> dict:
-    """Random weights of a part by its own keys; they are the one copy in memory."""
-    import torch
-
-    from minisd.families import on_meta
-
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: torch.randn(value.shape, generator=generator).mul_(0.02)
-        for key, value in on_meta(part).state_dict().items()
-    }
-
-
 def make(folder: pathlib.Path, full: bool) -> None:
     """model.safetensors under official names, and the same weights as a diffusers folder."""
-    import diffusers
-    from safetensors.torch import save_file
-    from transformers import CLIPTextConfig
-
-    from minisd.diffusers_names import table, to_diffusers
-    from minisd.families import FAMILIES, on_meta
-
-    parts = FAMILIES["sd1"].parts
-    tensors = {}
-    for name in ("unet", "vae", "text") if full else ("text",):
-        state = random_tensors(parts[name], seed=len(name))
-        theirs = folder / {"text": "text_encoder"}.get(name, name)
-        theirs.mkdir()
-        translated = to_diffusers(state, table(on_meta(parts[name])))
-        stem = "model" if name == "text" else "diffusion_pytorch_model"
-        translated = {key: value.contiguous() for key, value in translated.items()}
-        save_file(translated, theirs / f"{stem}.safetensors", {"format": "pt"})
-        tensors |= {parts[name].prefix + key: value for key, value in state.items()}
-        settings = {
-            "text": {"projection_dim": 768, "hidden_size": 768, "intermediate_size": 3072},
-            "unet": {"cross_attention_dim": 768},
-            "vae": {
-                "block_out_channels": (128, 256, 512, 512),
-                "down_block_types": ("DownEncoderBlock2D",) * 4,
-                "up_block_types": ("UpDecoderBlock2D",) * 4,
-                "layers_per_block": 2,
-            },
-        }[name]
-        if name == "text":
-            CLIPTextConfig(num_attention_heads=12, **settings).save_pretrained(theirs)
-        else:
-            config = {"_class_name": CLASSES[name], **settings}
-            config["_diffusers_version"] = diffusers.__version__
-            (theirs / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    for out in ("model.safetensors", "."):
+        command = [sys.executable, MAKER, "sd1", folder / out, "--parts"]
+        subprocess.run([*command, *(("unet", "vae", "text") if full else ("text",))], check=True)
 
 
 # ---- the table --------------------------------------------------------------------------------
@@ -178,11 +133,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        subprocess.run(  # in a process of its own, whose memory is then given back
-            [sys.executable, "-c", MAKE, str(pathlib.Path(__file__).parent), name]
-            + ["full"] * arguments.full,
-            check=True,
-        )
+        make(folder, arguments.full)
         size = (folder / "model.safetensors").stat().st_size / 1e6
         parts = "unet,vae,text" if arguments.full else "text"
         names = "unet,vae,text_encoder" if arguments.full else "text_encoder"
@@ -207,13 +158,6 @@ def main() -> None:
         )
         print(f"{run:28}{numbers}{m['seconds']:9.2f}")
 
-
-MAKE = """
-import pathlib, sys
-sys.path.insert(0, sys.argv[1])
-import loading_memory
-loading_memory.make(pathlib.Path(sys.argv[2]), len(sys.argv) > 3)
-"""
 
 if __name__ == "__main__":
     main()
