@@ -52,12 +52,12 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 
     from .pictures import save_png
     from .pipeline import Pipeline
-    from .settings import Settings
+    from .settings import Settings, usual_sampler
     from .weights import TINY
 
     names = ("negative", "scale", "steps", "sampler", "eta", "rescale", "seed", "n")
     settings = {name: getattr(options, name) for name in names}
-    Settings(**settings)
+    Settings(**settings | {"sampler": options.sampler or "ddim"})
     given = open_given(options) if options.command in ("img2img", "inpaint") else []
     pipe = Pipeline.load(
         options.checkpoint or TINY,
@@ -70,6 +70,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         tile=options.tile,
     )
     size = pipe.size(options.size)
+    settings["sampler"] = options.sampler or usual_sampler(pipe.config)
     if options.scale is None:
         settings["scale"] = 1.0 if pipe.config.context_dim is None else pipe.usual.scale
     for warning in [*pipe.warnings(options.prompt), *pipe.warnings(options.negative)]:
@@ -88,6 +89,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         pictures = strip(pipe, steps, options.columns)
     else:
         pictures = run.pictures()
+    if options.command == "inpaint":  # a decoder's norms see all of a picture: what stays, stays
+        pictures = torch.where(given[1] > 0, pictures, given[0])
     zoom = options.zoom or max(1, -(-256 // min(pictures.shape[2:])))
     pictures = pictures.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     said = {"prompt": options.prompt, **settings, "size": "{}x{}".format(*size)}

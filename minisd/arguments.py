@@ -97,9 +97,7 @@ def _how() -> Parser:
     )
     how.add_argument("--steps", type=whole_number, default=50, help="50 by default")
     how.add_argument("--scale", type=number, help="of guidance; 1: none. The model's by default")
-    how.add_argument(
-        "--sampler", default="plms", help="plms (by default), ddim, s_pndm, pndm, ddpm"
-    )
+    how.add_argument("--sampler", help="plms, ddim, s_pndm, pndm, ddpm. The model's by default")
     how.add_argument("--eta", type=number, default=0.0, help="0 to 1: ddim's noise on the way")
     how.add_argument("--rescale", type=number, default=0.0, help="0 to 1, against glaring guidance")
     how.add_argument("--zoom", type=whole_number, help="repeat pixels; to 256 a side by default")

@@ -62,6 +62,14 @@ def times(config: UNetConfig, steps: int) -> list[int]:
     return (trailing_times if config.zero_terminal_snr else ldm_uniform_times)(T, steps)
 
 
+def usual_sampler(config: UNetConfig) -> str:
+    """PLMS, which Stable Diffusion came with; DDIM for a model with zero terminal SNR. Near T an
+    error in such a model's ε is a much larger one in its x0, and PLMS extrapolates ε there: of 32
+    prompts the tiny model paints 3 right in 12 steps of PLMS, 25 in 12 of DDIM; from 30 steps on
+    as many by both."""
+    return "ddim" if config.zero_terminal_snr else "plms"
+
+
 def last_times(grid: list[int], strength: float) -> list[int]:
     """The end of a grid, that share of its steps: where a given picture is joined.
 

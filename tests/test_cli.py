@@ -41,11 +41,12 @@ def run(*words: str) -> int:
 def test_a_sentence_becomes_the_picture_that_the_pipeline_gives(tmp_path, capsys):
     assert run(PROMPT, "--steps", "3", "--seed", "5", "--zoom", "1") == 0
     assert capsys.readouterr().out == "minisd.png\n"
-    expected = Pipeline.load(TINY).txt2img(PROMPT, steps=3, seed=5).pictures()
+    how = {"steps": 3, "seed": 5, "sampler": "ddim"}  # the tiny model's usual one
+    expected = Pipeline.load(TINY).txt2img(PROMPT, **how).pictures()
     assert (open_picture("minisd.png") - expected).abs().max() <= 0.51 / 127.5  # 8 bits
     said = read_settings("minisd.png")
     told = {"prompt": PROMPT, "seed": "5", "steps": "3", "model": "tiny", "size": "64x64"}
-    told |= {"scale": "3.0", "sampler": "plms", "negative": "", "dtype": "float32"}
+    told |= {"scale": "3.0", "sampler": "ddim", "negative": "", "dtype": "float32"}
     assert said | told == said and "None" not in said.values()
 
 
@@ -67,9 +68,8 @@ def test_a_picture_is_repainted_in_part_or_whole():
     assert (open_picture("minisd.png") - picture).abs().max() > 0.1
     save_png("m.png", mask.repeat_interleave(2, 1).repeat_interleave(2, 2))  # its shape counts
     assert run("inpaint", "p.png", "m.png", PROMPT, "--steps", "4", "--zoom", "1") == 0
-    kept = (open_picture("minisd.png") - picture).abs()[..., 36:]
-    changed = (open_picture("minisd.png") - picture).abs()[..., :28]
-    assert kept.mean() < 0.1 < changed.mean()
+    apart = (open_picture("minisd.png") - picture).abs()
+    assert apart[..., 32:].max() <= 0.51 / 127.5 and apart[..., :32].mean() > 0.1
 
 
 def test_a_picture_is_taken_at_the_size_told_and_what_is_cut_is_said(capsys):
