@@ -1,6 +1,7 @@
-"""Full-size networks of SD 1 on this processor: minisd against diffusers and transformers.
+"""Full-size networks of SD 1 on this machine: minisd against diffusers and transformers.
 
     python benchmarks/networks.py [unet] [vae] [text] [--dtype float32 bfloat16] [--rounds 3]
+    python benchmarks/networks.py unet --device cuda --dtype float16 bfloat16    on a GPU
 
 Both sides hold the very same random weights (one copy in memory) and get the same input, in one
 process and in turns; outputs are compared. Reported: the median seconds of each, their ratio, and
@@ -10,6 +11,7 @@ for the U-Net the share of the speed that a large matrix product reaches in the 
 import argparse
 import statistics
 import time
+from functools import partial
 
 import diffusers
 import torch
@@ -91,23 +93,29 @@ def text():
     return ours, theirs, (tokens,), lambda m, a: m(*a).context, lambda m, a: m(*a)[0]
 
 
-def matrix_speed(dtype: torch.dtype) -> float:
+def seconds(call, device: str) -> float:
+    """What a call takes until it is done; a GPU answers before."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matrix_speed(dtype: torch.dtype, device: str) -> float:
     """TFLOP/s of a 4096-wide matrix product, the best of five."""
-    a, b = (torch.randn(4096, 4096).to(dtype) for _ in range(2))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2 * 4096**3 / min(times) / 1e12
+    a, b = (torch.randn(4096, 4096).to(device, dtype) for _ in range(2))
+    return 2 * 4096**3 / min(seconds(lambda: a @ b, device) for _ in range(5)) / 1e12
 
 
 @torch.inference_mode()
-def compare(name: str, build, dtypes: list[str], rounds: int) -> None:
+def compare(name: str, build, dtypes: list[str], rounds: int, device: str) -> None:
     ours, theirs, arguments, run_ours, run_theirs = build()
     for dtype in (getattr(torch, d) for d in dtypes):
-        ours, theirs = ours.to(dtype), theirs.to(dtype)
-        inputs = tuple(a.to(dtype) if a.is_floating_point() else a for a in arguments)
+        ours, theirs = ours.to(device, dtype), theirs.to(device, dtype)
+        inputs = tuple(a.to(device, dtype if a.is_floating_point() else a.dtype) for a in arguments)
         with FlopCounterMode(display=False) as counter:
             a = run_ours(ours, inputs)
         b = run_theirs(theirs, inputs)
@@ -115,12 +123,10 @@ def compare(name: str, build, dtypes: list[str], rounds: int) -> None:
         taken = {"ours": [], "theirs": []}
         for _ in range(rounds):
             for side, run, module in (("ours", run_ours, ours), ("theirs", run_theirs, theirs)):
-                start = time.perf_counter()
-                run(module, inputs)
-                taken[side].append(time.perf_counter() - start)
+                taken[side].append(seconds(partial(run, module, inputs), device))
         mine, other = (statistics.median(taken[side]) for side in ("ours", "theirs"))
         flop = counter.get_total_flops() / 1e12
-        share = flop / mine / matrix_speed(dtype)
+        share = flop / mine / matrix_speed(dtype, device)
         print(
             f"{name:5} {str(dtype)[6:]:9} minisd {mine:7.3f} s, other {other:7.3f} s, "
             f"ratio {mine / other:.3f}; {flop:.2f} TFLOP at {share:.0%} of a matrix product's "
@@ -135,15 +141,19 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     builds = {"unet": unet, "vae": vae, "text": text}
     unknown = set(arguments.parts) - builds.keys()
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are unet, vae, text")
-    print(f"{torch.get_num_threads()} threads, median of {arguments.rounds} rounds in turns")
+    where = f"{torch.get_num_threads()} threads"
+    if arguments.device == "cuda":
+        where = torch.cuda.get_device_name()
+    print(f"{where}, median of {arguments.rounds} rounds in turns")
     for name in arguments.parts or builds:
-        compare(name, builds[name], arguments.dtype, arguments.rounds)
+        compare(name, builds[name], arguments.dtype, arguments.rounds, arguments.device)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     check_range("zoom", 1 if options.zoom is None else options.zoom, 1, 64)
     check_range("n", options.n, 1, 1000)
     check_range("columns", getattr(options, "columns", 8), 2, 100)
+    if options.command == "trajectory" and options.n != 1:
+        raise ValueError("trajectory draws the way to one picture: leave --n out")
     import torch  # only now, so that a mistake in the arguments is told at once
     from tqdm import tqdm
 

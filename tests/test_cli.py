@@ -108,6 +108,7 @@ def test_info_tells_the_parts_without_loading(capsys):
         ([PROMPT, "--out", "no/such/folder.png"], "no directory"),
         ([PROMPT, "--out", "picture.jpg"], ".png"),
         (["trajectory", PROMPT, "--columns", "1"], "columns"),
+        (["trajectory", PROMPT, "--n", "2"], "--n"),
         (["img2img", "none.png", PROMPT], "none.png"),
         (["info", "none.safetensors"], "none.safetensors"),
     ],
