@@ -60,9 +60,7 @@ def check(name: str, answer: Callable, required: bool = False) -> None:
         raise ValueError(f"there is no exercise {name!r}; there are {', '.join(sorted(EXERCISES))}")
     exercise = EXERCISES[name]
     cases = exercise.drawn()
-    with noticing([exercise.reference, *exercise.given]) as called:
-        answers = _Answers(name, answer, cases)
-        answers(0)
+    answers = _Answers(name, answer, cases, [exercise.reference, *exercise.given])
     found = verdict(exercise, cases, answers, _argument_names(answer))
     if found.status == WRONG:
         hint = f"\n  hint: {found.hint}" if found.hint else ""
@@ -71,19 +69,24 @@ def check(name: str, answer: Callable, required: bool = False) -> None:
         if required:
             raise AssertionError(f"{name}: not attempted yet")
         print(f"{name}: not attempted yet")
-    elif called:
+    elif answers.called:
+        called = full_name(answers.called[0])
         raise AssertionError(
-            f"{name}: your function calls {full_name(called[0])}, which is the answer; write it out"
+            f"{name}: your function calls {called}, which is the answer; write it out"
         )
     else:
         print(f"{name}: correct, {len(cases)} cases, max |difference| <= {exercise.tolerance:g}")
 
 
 class _Answers:
-    """What a student's function gives for each case; every case is tried at most once."""
+    """What a student's function gives for each case; every case is tried at most once.
 
-    def __init__(self, name: str, function: Callable, cases: list[tuple]):
-        self.name, self.function, self.cases, self.known = name, function, cases, {}
+    `called` are those of the `ours` that it called.
+    """
+
+    def __init__(self, name: str, function: Callable, cases: list[tuple], ours: list[Callable]):
+        self.name, self.function, self.cases, self.ours = name, function, cases, ours
+        self.known, self.called = {}, []
 
     def __call__(self, i: int):
         __tracebackhide__ = True
@@ -94,8 +97,10 @@ class _Answers:
     def _call(self, i: int):
         __tracebackhide__ = True
         try:
-            with time_limit(SECONDS):
-                return self.function(*copies(self.cases[i]))
+            with noticing(self.ours) as called, time_limit(SECONDS):
+                answer = self.function(*copies(self.cases[i]))
+            self.called += called
+            return answer
         except TooLong as error:
             line = own_line(error, self.function)
         except Exception as error:

@@ -1,9 +1,11 @@
 """How an answer to an exercise is judged: by `check` in a notebook, by the grader after it ran."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,7 +104,7 @@ def numbers(value) -> Tensor:
             flat = [part.flatten() for part in parts]
             return torch.stack(parts) if alike else torch.cat([*flat, torch.zeros(0)])
         plain = value if hasattr(value, "shape") else float(value)
-        return torch.as_tensor(plain, dtype=torch.float64)
+        return torch.from_numpy(np.array(plain, dtype=np.float64))  # of any strides
     except NotNumbers:
         raise
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -110,8 +112,8 @@ def numbers(value) -> Tensor:
 
 
 def copies(case: tuple) -> tuple:
-    """The arguments of a case, tensors cloned: a function may write into its own."""
-    return tuple(v.clone() if isinstance(v, Tensor) else v for v in case)
+    """The arguments of a case, copied all through: a function may write into its own."""
+    return copy.deepcopy(case)
 
 
 def _shown(case: tuple, names: list[str]) -> str:

@@ -11,11 +11,14 @@ import time
 
 import numpy as np
 import pytest
+import rewrites
 import torch
 
 from minisd import guarded
 from minisd.check import Exercise, check, compare
-from minisd.exercises import EXERCISES
+from minisd.exercises import EXERCISES, unseen
+from minisd.exercises import NOTEBOOKS as IN_NOTEBOOKS
+from minisd.grading.data import encode
 from minisd.verdicts import copies, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,6 +59,7 @@ RIGHT = [
     lambda x, k: (x.numpy() ** 2 + k).tolist(),
     lambda x, k: x.mul_(x).add_(k),  # in place: each call has its own copy
     lambda x, k: (x**2 + k)[None],
+    lambda x, k: np.ascontiguousarray((x**2 + k).numpy()[..., ::-1])[..., ::-1],  # strides < 0
 ]
 
 
@@ -63,6 +67,50 @@ RIGHT = [
 def test_right_answers_in_every_style(square, answer, capsys):
     check("square", answer)
     assert capsys.readouterr().out == "square: correct, 2 cases, max |difference| <= 1e-09\n"
+
+
+def test_the_reference_sees_nothing_of_what_an_answer_writes(monkeypatch, capsys):
+    """Not into a list either, nor into a tensor inside one or inside a model."""
+    exercise = Exercise(lambda xs: xs[0] + xs[1][0], lambda g: [([X, (X,)],), ([2 * X, (X,)],)])
+    monkeypatch.setitem(EXERCISES, "sum", exercise)
+
+    def answer(xs):
+        a, (b,) = xs.pop(0), xs.pop(0)
+        return a.add_(b)
+
+    def spoils(xs):
+        xs[1][0].mul_(0)
+        xs[0] = xs[1][0]
+        return xs[0]
+
+    check("sum", answer)
+    assert "sum: correct" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="case 1 of 2 is wrong"):
+        check("sum", spoils)
+
+
+def test_a_call_of_the_reference_is_noticed_wherever_it_hides(square):
+    """In a later case only, in a thread, or after the watching was switched off."""
+    exercise = EXERCISES["square"]
+
+    def later(x, k):
+        return exercise.reference(x, k) if k == 0 else x * x + k
+
+    def in_a_thread(x, k):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(exercise.reference(x, k)))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    def unwatched(x, k):
+        sys.setprofile(None)
+        return exercise.reference(x, k)
+
+    for answer in (later, in_a_thread, unwatched):
+        with pytest.raises(AssertionError, match="which is the answer"):
+            check("square", answer)
+    assert sys.getprofile() is None and threading.getprofile() is None
 
 
 def test_a_stub_is_not_attempted(square, capsys):
@@ -209,8 +257,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_every_exercise_stands_in_one_notebook():
-    asked = [name for path in NOTEBOOKS for name, _ in checks(path)]
-    assert sorted(asked) == sorted(EXERCISES)
+    """And in its order there: so are the grader's columns and the teacher's table."""
+    asked = {path.stem: [name for name, _ in checks(path)] for path in NOTEBOOKS}
+    assert asked == IN_NOTEBOOKS
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -222,16 +271,36 @@ def test_every_exercise_has_its_solution(path):
     assert filled.count("### BEGIN SOLUTION") == len(checks(path))
     for _, function in checks(path):
         stub = next(c for c in code_cells(path) if f"def {function}(" in c)
-        assert "return ..." in stub and "BEGIN SOLUTION" not in stub
+        assert stub.count("...  # your code") == stub.count("return ...") == 1
+        assert "BEGIN SOLUTION" not in stub
         head = stub[: stub.index(":\n", stub.index(f"def {function}("))]
         assert head[head.index("def ") :].split(") ->")[0] in filled
 
 
+def markdown(path):
+    cells = json.loads(path.read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def bonus(path):
+    """The open questions at a notebook's end, or those that a solution answers."""
+    items = re.split(r"^\d\. ", markdown(path).split("## Bonus questions\n")[1], flags=re.M)[1:]
+    return [" ".join(item.split("\n\n")[0].split()).strip("*") for item in items]
+
+
+STILL_WITHOUT = ("00_start_here", "13_latent_diffusion", "16_real_weights")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_open_questions_at_the_end_have_answers(path):
+    if path.stem not in STILL_WITHOUT:
+        assert len(bonus(path)) >= 2
+        assert bonus(path) == bonus(path.parent / "solutions" / path.name)
+
+
 def heading(path, name):
     """The level that the notebook's text gives an exercise."""
-    cells = json.loads(path.read_text())["cells"]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    return re.findall(rf"`{name}`(?:\*\*)? \((easy|middle|hard)", text)
+    return re.findall(rf"`{name}`(?:\*\*)? \((easy|middle|hard)", markdown(path))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -259,7 +328,7 @@ def test_every_solution_is_right_and_every_slip_named_on_fresh_cases(path, capsy
     for name, function in checks(path):
         exercise, answer = EXERCISES[name], names[function]
         for seed in (0, 1, 2**31 - 1):
-            cases = exercise.drawn(seed)
+            cases = exercise.drawn(seed) + unseen(name, seed)
             gave = [answer(*copies(case)) for case in cases]
             for style in (as_numpy, as_list):
                 found = verdict(exercise, cases, lambda i, s=style, g=gave: s(g[i]))
@@ -268,6 +337,31 @@ def test_every_solution_is_right_and_every_slip_named_on_fresh_cases(path, capsy
             slipped = [slip(*copies(case)) for case in cases]
             found = verdict(exercise, cases, slipped.__getitem__)
             assert found.status == "wrong" and found.hint == hint, (name, hint, found)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_rewrite_in_another_style_is_right(name):
+    exercise, answer = EXERCISES[name], getattr(rewrites, name)
+    cases = exercise.drawn() + unseen(name, 1)
+    found = verdict(exercise, cases, lambda i: answer(*copies(cases[i])))
+    assert found.status == "correct", found
+
+
+def test_rewrites_use_nothing_of_ours():
+    assert "minisd." not in pathlib.Path(rewrites.__file__).read_text()
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_table_of_the_answers_that_check_shows_is_no_answer(name):
+    """The grader's own cases are others, for every run."""
+    known, one, two = (
+        [json.dumps([encode(v) for v in case]) for case in cases]
+        for cases in (EXERCISES[name].drawn(), unseen(name, 1), unseen(name, 2))
+    )
+    if name != "which_family":  # ten families, and that is all there is to ask
+        assert set(one) - set(known)
+    if name not in ("which_family", "ab_weights"):  # orders 1 to 6 in check; 7 is the grader's
+        assert set(one) != set(two)
 
 
 def test_the_exercise_that_teaching_md_adds():
@@ -286,7 +380,8 @@ def test_the_table_for_teachers_is_fresh():
     assert exercise_table.table() in (ROOT / "docs" / "TEACHING.md").read_text(), "`make index`"
 
 
-def test_totals():
-    """What the README tells."""
-    assert len(EXERCISES) >= 60
+def test_totals(capsys):
+    """At least 60 exercises; every slip is named, which test_exercise sees one by one."""
+    slips = sum(len(exercise.slips) for exercise in EXERCISES.values())
+    assert len(EXERCISES) >= 60 and slips >= 3 * len(EXERCISES)
     assert {e.level for e in EXERCISES.values()} == {"easy", "middle", "hard"}

@@ -120,32 +120,6 @@ EXERCISES = {
         level="middle",
         goal="read betas off the signal that is wanted, iDDPM's cosine",
     ),
-    "jump_between": Exercise(
-        jump_between,
-        _pairs,
-        {
-            "ᾱ_t counts from t = 0; x_s has some of those steps behind it": (
-                lambda x, e, ab_t, ab_s: q_sample(x, e, ab_t)
-            ),
-            "the ratio is upside down": lambda x, e, ab_t, ab_s: (
-                (ab_s / ab_t).sqrt() * x + (1 - ab_s / ab_t).abs().sqrt() * e
-            ),
-            "variances of noise do not subtract like this: the older noise shrank on the way": (
-                lambda x, e, ab_t, ab_s: (ab_t / ab_s).sqrt() * x + (ab_s - ab_t).sqrt() * e
-            ),
-            "roots are missing: ratios of ᾱ are variances": lambda x, e, ab_t, ab_s: (
-                ab_t / ab_s * x + (1 - ab_t / ab_s) * e
-            ),
-            "the signal's factor needs a root": lambda x, e, ab_t, ab_s: (
-                ab_t / ab_s * x + (1 - ab_t / ab_s).sqrt() * e
-            ),
-            "the noise's factor needs a root": lambda x, e, ab_t, ab_s: (
-                (ab_t / ab_s).sqrt() * x + (1 - ab_t / ab_s) * e
-            ),
-        },
-        level="middle",
-        goal="jump from any earlier noisy x_s to x_t",
-    ),
     "one_eps": Exercise(
         one_eps,
         _walks,
@@ -176,6 +150,32 @@ EXERCISES = {
         },
         level="hard",
         goal="melt the noises of many steps into the one of the jump",
+    ),
+    "jump_between": Exercise(
+        jump_between,
+        _pairs,
+        {
+            "ᾱ_t counts from t = 0; x_s has some of those steps behind it": (
+                lambda x, e, ab_t, ab_s: q_sample(x, e, ab_t)
+            ),
+            "the ratio is upside down": lambda x, e, ab_t, ab_s: (
+                (ab_s / ab_t).sqrt() * x + (1 - ab_s / ab_t).abs().sqrt() * e
+            ),
+            "variances of noise do not subtract like this: the older noise shrank on the way": (
+                lambda x, e, ab_t, ab_s: (ab_t / ab_s).sqrt() * x + (ab_s - ab_t).sqrt() * e
+            ),
+            "roots are missing: ratios of ᾱ are variances": lambda x, e, ab_t, ab_s: (
+                ab_t / ab_s * x + (1 - ab_t / ab_s) * e
+            ),
+            "the signal's factor needs a root": lambda x, e, ab_t, ab_s: (
+                ab_t / ab_s * x + (1 - ab_t / ab_s).sqrt() * e
+            ),
+            "the noise's factor needs a root": lambda x, e, ab_t, ab_s: (
+                (ab_t / ab_s).sqrt() * x + (1 - ab_t / ab_s) * e
+            ),
+        },
+        level="middle",
+        goal="jump from any earlier noisy x_s to x_t",
     ),
     "first_time_below": Exercise(
         first_time_below,

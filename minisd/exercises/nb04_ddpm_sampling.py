@@ -138,19 +138,6 @@ EXERCISES = {
         level="easy",
         goal="say which steps the official log_every_t keeps",
     ),
-    "clipped_mean": Exercise(
-        lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
-        _clip_cases,
-        {
-            "nothing is clipped: eq. 11 has no x̂_0 left to clip, eq. 7 has": reverse_mean,
-            "clip x̂_0, not the mean: x_s still holds noise, which may leave [-1, 1]": (
-                _clip_mean_instead
-            ),
-            "clip x̂_0 only: x_t is noisy and has every right to leave [-1, 1]": _clip_both,
-        },
-        level="middle",
-        goal="clip the predicted picture and still take a right step",
-    ),
     "sampled_variance": Exercise(
         _variance,
         _variance_cases,
@@ -191,5 +178,18 @@ EXERCISES = {
         },
         level="easy",
         goal="measure in grey levels what noise in the last step would cost",
+    ),
+    "clipped_mean": Exercise(
+        lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
+        _clip_cases,
+        {
+            "nothing is clipped: eq. 11 has no x̂_0 left to clip, eq. 7 has": reverse_mean,
+            "clip x̂_0, not the mean: x_s still holds noise, which may leave [-1, 1]": (
+                _clip_mean_instead
+            ),
+            "clip x̂_0 only: x_t is noisy and has every right to leave [-1, 1]": _clip_both,
+        },
+        level="middle",
+        goal="clip the predicted picture and still take a right step",
     ),
 }

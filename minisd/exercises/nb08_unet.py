@@ -257,24 +257,6 @@ EXERCISES = {
         level="easy",
         goal="write a group norm",
     ),
-    "surviving_time": Exercise(
-        _survives,
-        _survives_cases,
-        {
-            "that is what is lost: the mean of the group": lambda s, n: s - _survives(s, n),
-            "the mean is over the channels of a group, not over all channels": lambda s, n: (
-                s - s.mean(1, keepdim=True)
-            ),
-            "the channels of a group are neighbours, not every n-th": lambda s, n: (
-                s - s.reshape(len(s), -1, n).mean(1).repeat(1, s.shape[1] // n)
-            ),
-            "no spread to divide by: it is asked for before the division": lambda s, n: _group_norm(
-                s[..., None, None], n, 1e-5
-            )[..., 0, 0],
-        },
-        level="middle",
-        goal="find which part of the time signal a group norm keeps",
-    ),
     "resblock_parameters": Exercise(
         _resblock_parameters,
         _resblock_cases,
@@ -295,6 +277,24 @@ EXERCISES = {
         },
         level="easy",
         goal="count the parameters of a ResBlock",
+    ),
+    "surviving_time": Exercise(
+        _survives,
+        _survives_cases,
+        {
+            "that is what is lost: the mean of the group": lambda s, n: s - _survives(s, n),
+            "the mean is over the channels of a group, not over all channels": lambda s, n: (
+                s - s.mean(1, keepdim=True)
+            ),
+            "the channels of a group are neighbours, not every n-th": lambda s, n: (
+                s - s.reshape(len(s), -1, n).mean(1).repeat(1, s.shape[1] // n)
+            ),
+            "no spread to divide by: it is asked for before the division": lambda s, n: _group_norm(
+                s[..., None, None], n, 1e-5
+            )[..., 0, 0],
+        },
+        level="middle",
+        goal="find which part of the time signal a group norm keeps",
     ),
     "shifted_downsample": Exercise(
         _halve,
@@ -334,23 +334,6 @@ EXERCISES = {
         level="hard",
         goal="follow the skips through the U-Net: what enters each output block",
     ),
-    "skip_weights": Exercise(
-        _skip_weights,
-        _ladder_cases,
-        {
-            "a 3 x 3 convolution has nine weights for each pair of channels": lambda w, m, b: (
-                _skip_weights(w, m, b, kernel=1)
-            ),
-            "that is the whole convolution: count only those that read the skip": (
-                lambda w, m, b: _skip_weights(w, m, b, what="all")
-            ),
-            "those read what comes from below, the others are asked for": lambda w, m, b: (
-                _skip_weights(w, m, b, what="below")
-            ),
-        },
-        level="middle",
-        goal="count what the skip connections cost",
-    ),
     "heads_by_level": Exercise(
         _heads,
         _heads_cases,
@@ -368,6 +351,23 @@ EXERCISES = {
         },
         level="middle",
         goal="read heads and their width from a config, in both conventions",
+    ),
+    "skip_weights": Exercise(
+        _skip_weights,
+        _ladder_cases,
+        {
+            "a 3 x 3 convolution has nine weights for each pair of channels": lambda w, m, b: (
+                _skip_weights(w, m, b, kernel=1)
+            ),
+            "that is the whole convolution: count only those that read the skip": (
+                lambda w, m, b: _skip_weights(w, m, b, what="all")
+            ),
+            "those read what comes from below, the others are asked for": lambda w, m, b: (
+                _skip_weights(w, m, b, what="below")
+            ),
+        },
+        level="middle",
+        goal="count what the skip connections cost",
     ),
     "fresh_unet_sample": Exercise(
         lambda x, ab_T: x / math.sqrt(ab_T),

@@ -234,18 +234,6 @@ EXERCISES = {
         level="middle",
         goal="do one merge of byte-pair encoding",
     ),
-    "whole_words": Exercise(
-        _whole_words,
-        _words_cases,
-        {
-            "start and end take two of the 77 places": lambda c: _whole_words(c, 77),
-            "start and end both need a place, not one of them": lambda c: _whole_words(c, 76),
-            "the places are counted in tokens, not in words": lambda c: min(len(c), 75),
-            "a word that is cut in the middle is not whole": _words_touched,
-        },
-        level="middle",
-        goal="find where a long prompt is cut",
-    ),
     "token_row": Exercise(
         _token_row,
         _row_cases,
@@ -262,6 +250,18 @@ EXERCISES = {
         },
         level="easy",
         goal="make the row of 77 tokens from a prompt",
+    ),
+    "whole_words": Exercise(
+        _whole_words,
+        _words_cases,
+        {
+            "start and end take two of the 77 places": lambda c: _whole_words(c, 77),
+            "start and end both need a place, not one of them": lambda c: _whole_words(c, 76),
+            "the places are counted in tokens, not in words": lambda c: min(len(c), 75),
+            "a word that is cut in the middle is not whole": _words_touched,
+        },
+        level="middle",
+        goal="find where a long prompt is cut",
     ),
     "causal_attention": Exercise(
         _causal,

@@ -248,22 +248,6 @@ EXERCISES = {
         level="easy",
         goal="make a training pair, x_t and v, from an encoder's latent",
     ),
-    "joint_weight": Exercise(
-        _joint_weight,
-        _weight_cases,
-        {
-            "that is Min-SNR's own weight, which is 0 at t = T": lambda ab, gamma: torch.minimum(
-                ab, gamma * (1 - ab)
-            ),
-            "the smaller of the two counts, not the larger": lambda ab, gamma: (
-                gamma * (1 - ab)
-            ).clamp(min=1),
-            "SNR + 1 is 1/(1 - ᾱ), not 1/ᾱ": lambda ab, gamma: (gamma * ab).clamp(max=1),
-            "the cap is left out": lambda ab, gamma: gamma * (1 - ab),
-        },
-        level="middle",
-        goal="write the loss weight of the tiny model in ᾱ alone",
-    ),
     "caption_dropout": Exercise(
         _dropped,
         _token_cases,
@@ -285,6 +269,22 @@ EXERCISES = {
         },
         level="easy",
         goal="drop some captions of a batch, as guidance needs it",
+    ),
+    "joint_weight": Exercise(
+        _joint_weight,
+        _weight_cases,
+        {
+            "that is Min-SNR's own weight, which is 0 at t = T": lambda ab, gamma: torch.minimum(
+                ab, gamma * (1 - ab)
+            ),
+            "the smaller of the two counts, not the larger": lambda ab, gamma: (
+                gamma * (1 - ab)
+            ).clamp(min=1),
+            "SNR + 1 is 1/(1 - ᾱ), not 1/ᾱ": lambda ab, gamma: (gamma * ab).clamp(max=1),
+            "the cap is left out": lambda ab, gamma: gamma * (1 - ab),
+        },
+        level="middle",
+        goal="write the loss weight of the tiny model in ᾱ alone",
     ),
     "ema_of": Exercise(
         _ema,
@@ -337,6 +337,24 @@ EXERCISES = {
         },
         level="middle",
         goal="count what a picture costs, in latents through the U-Net",
+    ),
+    "word_focus": Exercise(
+        _word_focus,
+        _focus_cases,
+        {
+            "the first half of the batch is the empty prompt's": lambda maps, positions, inside: (
+                _word_focus(maps, positions, inside, half=0)
+            ),
+            "sums are compared here; the areas differ in size, so take means": _focus_sums,
+            "that is outside over inside": lambda maps, positions, inside: (
+                1 / _word_focus(maps, positions, inside)
+            ),
+            "that is the difference, not the ratio": lambda maps, positions, inside: (
+                _mean_in(maps, positions, inside) - _mean_in(maps, positions, 1 - inside)
+            ),
+        },
+        level="middle",
+        goal="measure from attention maps whether a word found its thing",
     ),
     "img2img_start": Exercise(
         _start,
@@ -395,23 +413,5 @@ EXERCISES = {
         },
         level="middle",
         goal="go from one noise to another along the sphere",
-    ),
-    "word_focus": Exercise(
-        _word_focus,
-        _focus_cases,
-        {
-            "the first half of the batch is the empty prompt's": lambda maps, positions, inside: (
-                _word_focus(maps, positions, inside, half=0)
-            ),
-            "sums are compared here; the areas differ in size, so take means": _focus_sums,
-            "that is outside over inside": lambda maps, positions, inside: (
-                1 / _word_focus(maps, positions, inside)
-            ),
-            "that is the difference, not the ratio": lambda maps, positions, inside: (
-                _mean_in(maps, positions, inside) - _mean_in(maps, positions, 1 - inside)
-            ),
-        },
-        level="middle",
-        goal="measure from attention maps whether a word found its thing",
     ),
 }

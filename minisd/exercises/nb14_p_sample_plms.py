@@ -347,22 +347,6 @@ EXERCISES = {
         level="middle",
         goal="compute by how much quantize_denoised moves a step",
     ),
-    "dropout_temperature": Exercise(
-        lambda p: math.sqrt(1 - p),
-        lambda g: [(0.5,), (0.0,), (0.1,), (0.75,), (0.99,)],
-        {
-            "a root is missing: temperature multiplies the noise, not its variance": (
-                lambda p: 1 - p
-            ),
-            "dropout has made the variance larger, so the temperature must be below 1": (
-                lambda p: 1 / math.sqrt(1 - p)
-            ),
-            "the kept numbers were divided by 1 - p, but not all were kept": lambda p: 1 / (1 - p),
-            "the variance does change: a share 1 - p is kept, divided by 1 - p": lambda p: 1.0,
-        },
-        level="easy",
-        goal="see noise_dropout as a temperature",
-    ),
     "numbers_drawn": Exercise(
         _numbers_drawn,
         lambda g: [
@@ -388,6 +372,22 @@ EXERCISES = {
         },
         level="middle",
         goal="count the random numbers that a run draws",
+    ),
+    "dropout_temperature": Exercise(
+        lambda p: math.sqrt(1 - p),
+        lambda g: [(0.5,), (0.0,), (0.1,), (0.75,), (0.99,)],
+        {
+            "a root is missing: temperature multiplies the noise, not its variance": (
+                lambda p: 1 - p
+            ),
+            "dropout has made the variance larger, so the temperature must be below 1": (
+                lambda p: 1 / math.sqrt(1 - p)
+            ),
+            "the kept numbers were divided by 1 - p, but not all were kept": lambda p: 1 / (1 - p),
+            "the variance does change: a share 1 - p is kept, divided by 1 - p": lambda p: 1.0,
+        },
+        level="easy",
+        goal="see noise_dropout as a temperature",
     ),
     "plms_resume": Exercise(
         _resume(),

@@ -18,7 +18,7 @@ import uuid
 from threading import Event
 from typing import NamedTuple
 
-from ..exercises import EXERCISES, NOTEBOOKS
+from ..exercises import EXERCISES, NOTEBOOKS, unseen
 from ..guarded import full_name
 from ..verdicts import CORRECT, NotNumbers, verdict
 from .data import Unreadable, encode, read_answers
@@ -130,8 +130,8 @@ def _row(submission: Submission, found: Content, marks: list[Mark], note: str) -
 
 
 def _cases(name: str, settings: Settings) -> list[tuple]:
-    """check's cases, and as many that nobody has seen."""
-    return EXERCISES[name].drawn(0) + EXERCISES[name].drawn(settings.seed)
+    """check's cases, and some that nobody has seen."""
+    return EXERCISES[name].drawn() + unseen(name, settings.seed)
 
 
 def _given(name: str) -> list[str]:
