@@ -12,6 +12,7 @@ batch it is the picture that it is alone (but for rounding).
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,7 +35,17 @@ from .prediction import EpsModel
 from .run import Run, Told
 from .samplers import Step, ddim_invert
 from .schedules import alpha_bar, scaled_linear_betas
-from .settings import SAMPLERS, Prompt, Settings, T, last_times, own_noise, schedule, times
+from .settings import (
+    SAMPLERS,
+    Prompt,
+    Settings,
+    T,
+    last_times,
+    own_noise,
+    schedule,
+    times,
+    usual_sampler,
+)
 
 
 class Pipeline(Networks):
@@ -219,6 +230,7 @@ class Pipeline(Networks):
     def _told(self, prompt: Prompt, size, settings: dict) -> Told:
         """The prompt and its opposite encoded, for n pictures of each."""
         s, prompted = Settings(**settings), self.config.context_dim is not None
+        s = replace(s, sampler=s.sampler or usual_sampler(self.config))
         scale = s.scale if s.scale is not None else self.usual.scale if prompted else 1.0
         if scale != 1 and not prompted:
             raise ValueError(f"{self.family} has no prompt to be guided by: scale must be 1")

@@ -105,7 +105,7 @@ class Settings:
     scale: float | None = None  # s of ε_u + s (ε_c - ε_u); 1: no guidance, None: the family's usual
     rescale: float = 0.0  # Zero-SNR §3.4's φ
     steps: int = 50
-    sampler: str = "plms"
+    sampler: str | None = None  # of SAMPLERS; None: usual_sampler's
     eta: float = 0.0  # of ddim
     seed: int = 0  # of the first picture; seed + 1 of the next
     n: int = 1  # pictures of each prompt
@@ -113,7 +113,7 @@ class Settings:
     frame: Frame = Frame()  # SDXL's
 
     def __post_init__(self):
-        if self.sampler not in SAMPLERS:
+        if self.sampler is not None and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.scale is not None and not 0 <= self.scale < math.inf:
             raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")

@@ -41,7 +41,7 @@ SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
-    "unet": Settings(steps=40_000, batch=32, rate=1e-3, ema=0.9995),
+    "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
 }
 ORDER = (*SETTINGS, "export")
 SCENES = 80_000
@@ -78,11 +78,11 @@ def first_stage(
     return vae, round(1 / float(z.std()), 4)
 
 
-def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = None):
+def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = None, seed: int = 0):
     """The stage of that name, given what the stages before it have left in the folder.
 
     scenes: how many of them text and unet learn from, at most. begin: a checkpoint whose weights
-    unet begins with; nothing in the folder is needed then.
+    unet begins with; nothing in the folder is needed then. seed: of what it draws.
     """
     if name == "kl":
         return stages.Autoencoder()
@@ -93,10 +93,10 @@ def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = No
     vae, scale = first_stage(folder, scenes, begin)
     if begin is None:
         text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
-        return stages.Joint(stages.Latents(folder, vae, scenes), scale, text)
+        return stages.Joint(stages.Latents(folder, vae, scenes), scale, text, seed=seed)
     begun = checkpoint.load(begin, "tiny")
     latents = stages.Latents(folder, vae, scenes)
-    return stages.Joint(latents, scale, begun.text.train(), unet=begun.unet.train())
+    return stages.Joint(latents, scale, begun.text.train(), seed=seed, unet=begun.unet.train())
 
 
 def run(current: Run, save_every: float = 60) -> None:
@@ -155,6 +155,7 @@ def main(words: list[str] | None = None) -> None:
     add("--scenes", type=_count, default=SCENES, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=float, default=60, metavar="SECONDS", help="(%(default)s)")
     add("--begin", type=Path, metavar="CHECKPOINT", help="unet begins with its weights")
+    add("--seed", type=int, default=0, help="of what unet draws; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
     asked = parser.parse_args(words)
     for name in asked.stages:
@@ -175,7 +176,7 @@ def main(words: list[str] | None = None) -> None:
             if asked.steps:
                 settings = settings._replace(steps=asked.steps)
             path = asked.folder / f"{name}.safetensors"
-            part = stage(name, asked.folder, asked.scenes, asked.begin)
+            part = stage(name, asked.folder, asked.scenes, asked.begin, asked.seed)
             run(Run(part, settings, path), asked.save_every)
             wait()
     except KeyboardInterrupt:
