@@ -651,8 +651,9 @@ def caption_dropout(tokens, empty, u, rate):
     return tokens
 
 
-def joint_weight(ab_t, gamma):
-    return np.minimum(gamma * (1 - A(ab_t)), 1)
+def joint_weight(ab, c):
+    root = np.sqrt(1 + c - (1 - 2 * A(ab)) ** 2)
+    return root / root.sum(), root * root.sum() / (root @ root)
 
 
 def ema_of(weights, decay):

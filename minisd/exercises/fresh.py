@@ -213,7 +213,7 @@ FRESH = {
         _whole(g, 9, 50000),
         _whole(g, 4, 99),
     ),
-    "joint_weight": lambda g: (_uniform(g, 5), _number(g, 1, 10)),
+    "joint_weight": lambda g: (_uniform(g, 7), _number(g, 0.02, 1)),
     "unet_rows": lambda g: (
         _one_of(g, "ddim", "ddpm", "plms", "s_pndm", "pndm"),
         _whole(g, 20, 99),

@@ -65,14 +65,16 @@ def _latent_cases(g):
     yield _normal(g, 2, 1, 2, 2), 0.18215, _normal(g, 2, 1, 2, 2), torch.tensor([0.0, 1.0]).double()
 
 
-def _joint_weight(ab_t, gamma):
-    return (gamma * (1 - ab_t)).clamp(max=1)
+def _joint_weight(ab, c, w=lambda ab, c: 4 * ab * (1 - ab) + c, power=0.5):
+    part = w(ab, c) ** power
+    p = part / part.sum()
+    return p, part / (p * part).sum()
 
 
 def _weight_cases(g):
-    for gamma in (5.0, 2.0, 20.0):
-        yield AB[::50], gamma
-    yield torch.tensor([0.0, 0.5, 0.79, 0.81, 1.0]).double(), 5.0
+    for floor in (0.08, 0.5, 0.01):
+        yield AB[1::50], floor
+    yield torch.tensor([1.0, 0.8, 0.5, 0.1, 0.0]).double(), 0.08
 
 
 def _dropped(tokens, empty, u, rate):
@@ -274,17 +276,23 @@ EXERCISES = {
         _joint_weight,
         _weight_cases,
         {
-            "that is Min-SNR's own weight, which is 0 at t = T": lambda ab, gamma: torch.minimum(
-                ab, gamma * (1 - ab)
+            "each of the two is ∝ √w, so that their product is ∝ w": lambda ab, c: _joint_weight(
+                ab, c, power=1
             ),
-            "the smaller of the two counts, not the larger": lambda ab, gamma: (
-                gamma * (1 - ab)
-            ).clamp(min=1),
-            "SNR + 1 is 1/(1 - ᾱ), not 1/ᾱ": lambda ab, gamma: (gamma * ab).clamp(max=1),
-            "the cap is left out": lambda ab, gamma: gamma * (1 - ab),
+            "λ is 1 on average over the times as they are drawn: Σ p λ = 1": lambda ab, c: (
+                _joint_weight(ab, c)[0],
+                _joint_weight(ab, c)[0] * len(ab),
+            ),
+            "c is added before the root is taken": lambda ab, c: _joint_weight(
+                ab, c, lambda ab, c: ((4 * ab * (1 - ab)).sqrt() + c) ** 2
+            ),
+            "w is 4 ᾱ (1 - ᾱ) + c; the 4 is missing": lambda ab, c: _joint_weight(
+                ab, c, lambda ab, c: ab * (1 - ab) + c
+            ),
+            "c is missing: the ends would never be drawn": lambda ab, c: _joint_weight(ab, 0.0),
         },
         level="middle",
-        goal="write the loss weight of the tiny model in ᾱ alone",
+        goal="share a time's weight between how often it is drawn and how much it counts",
     ),
     "ema_of": Exercise(
         _ema,
