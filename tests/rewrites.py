@@ -651,6 +651,13 @@ def caption_dropout(tokens, empty, u, rate):
     return tokens
 
 
+def contrastive_loss(p, t, scale):
+    p, t = (A(x) / np.sqrt((A(x) ** 2).sum(1, keepdims=True)) for x in (p, t))
+    odds = np.exp(scale * (p @ t.T))
+    own = odds.diagonal()
+    return -np.mean([np.log(own / odds.sum(axis)) for axis in (0, 1)])
+
+
 def joint_weight(ab, c):
     root = np.sqrt(1 + c - (1 - 2 * A(ab)) ** 2)
     return root / root.sum(), root * root.sum() / (root @ root)

@@ -217,6 +217,19 @@ def _parameter_cases(g):
     yield from [(768, 12, 49408, 77), (1024, 24, 49408, 77), (32, 2, 100, 16), (8, 1, 5, 4)]
 
 
+def _contrastive(p, t, scale, unit=True, ways=(1, 0), total=torch.mean):
+    if unit:
+        p, t = (x / x.norm(dim=1, keepdim=True) for x in (p, t))
+    scores = scale * p @ t.T
+    return sum(total(scores.logsumexp(way) - scores.diagonal()) for way in ways) / len(ways)
+
+
+def _pair_cases(g):
+    for n, d, scale in ((5, 3, 14.3), (8, 4, 2.0), (3, 6, 1.0), (2, 2, 30.0)):
+        p, t = (torch.randn(n, d, dtype=torch.float64, generator=g) for _ in range(2))
+        yield 2 * p, p + 3 * t, scale
+
+
 EXERCISES = {
     "bpe_step": Exercise(
         _bpe_step(),
@@ -376,5 +389,29 @@ EXERCISES = {
         },
         level="hard",
         goal="count the parameters of a text encoder",
+    ),
+    "contrastive_loss": Exercise(
+        _contrastive,
+        _pair_cases,
+        {
+            "captions choose among pictures as well: the columns count, too": lambda p, t, scale: (
+                _contrastive(p, t, scale, ways=(1,))
+            ),
+            "pictures choose among captions as well: the rows count, too": lambda p, t, scale: (
+                _contrastive(p, t, scale, ways=(0,))
+            ),
+            "p and t are divided by their lengths first": lambda p, t, scale: _contrastive(
+                p, t, scale, unit=False
+            ),
+            "it is the mean over the n pairs, not the sum": lambda p, t, scale: _contrastive(
+                p, t, scale, total=torch.sum
+            ),
+            "the scores are multiplied by the scale; a temperature would divide": (
+                lambda p, t, scale: _contrastive(p, t, 1 / scale)
+            ),
+            "half the sum of the two ways": lambda p, t, scale: 2 * _contrastive(p, t, scale),
+        },
+        level="middle",
+        goal="write the loss that CLIP's two encoders were trained with",
     ),
 }
