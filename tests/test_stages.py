@@ -171,6 +171,13 @@ def test_the_u_nets_times_and_captions(tmp_path):
     drawn = [joint._sample(rng(0, 0, i)) for i in range(2000)]
     empty = sum(torch.equal(tokens, joint.empty) for _, tokens, _, _ in drawn)
     assert abs(empty / 2000 - 0.1) < 0.02
+    start, end = joint.empty[:2]
+    single = [tokens for _, tokens, _, _ in drawn if (tokens != 0).sum() == 3]
+    assert abs(len(single) / 2000 - 0.05) < 0.015
+    assert all(tokens[0] == start and tokens[2] == end for tokens in single)
+    words = {int(stages.tokenizer()(word)[0, 1]) for word in WORDS}
+    said = {int(tokens[1]) for tokens in single}
+    assert said <= words and len(said) > 10
     t = torch.stack([t for _, _, t, _ in drawn])
     assert t.min() >= 1 and t.max() <= 1000
     ab = joint.ab[1:].numpy()
