@@ -13,9 +13,10 @@ from .models.blocks import timestep_embedding
 from .models.clip import TextState
 from .tensorfile import CheckpointError
 from .tokenizer import Tokenizer, clean, split
+from .wordpiece import WordPiece
 
 METADATA = "minisd.tokenizer"
-CLIP_VOCABULARY = 49408
+CLIP_VOCABULARY, BERT_VOCABULARY = 49408, 30522
 
 
 class Conditioning(NamedTuple):
@@ -45,8 +46,10 @@ def repeated(x: Tensor, count: int) -> Tensor:
 
 
 def tokenizer_for(text: nn.Module) -> Tokenizer | None:
-    """CLIP's tokenizer with a published encoder's pad; None for an encoder with other words."""
-    if text.config.vocabulary != CLIP_VOCABULARY or isinstance(text, BERTText):
+    """CLIP's tokenizer with a published encoder's pad, or BERT's; None for other vocabularies."""
+    if isinstance(text, BERTText) and text.config.vocabulary == BERT_VOCABULARY:
+        return WordPiece.bert()
+    if isinstance(text, BERTText) or text.config.vocabulary != CLIP_VOCABULARY:
         return None
     return Tokenizer.clip(pad=text.config.pad)
 

@@ -157,6 +157,9 @@ class Tokenizer:
             if not 0 <= i < len(self.vocabulary):
                 raise ValueError(f"{name} must be from 0 to {len(self.vocabulary) - 1}, got {i}")
 
+    def _words(self, text: str) -> list[str]:
+        return split(clean(text))
+
     def _merging(self, word: str) -> Iterator[list[str]]:
         pieces = [word] if word in (START, END) else spell(word, self.symbols)
         yield pieces
@@ -182,7 +185,7 @@ class Tokenizer:
 
     def tokens(self, text: str) -> list[str]:
         """The prompt's tokens as strings, without start and end: "cats" -> ["cats</w>"]."""
-        return [piece for word in split(clean(text)) for piece in self._pieces(word)]
+        return [piece for word in self._words(text) for piece in self._pieces(word)]
 
     def encode(self, text: str) -> list[int]:
         """The prompt's ids, however many, without start, end and padding."""
@@ -206,7 +209,7 @@ class Tokenizer:
     def words(self, text: str) -> list[tuple[str, list[int]]]:
         """Each word of the prompt with its tokens' positions in the row, as far as they fit."""
         placed, i = [], 1
-        for word in split(clean(text)):
+        for word in self._words(text):
             j = i + len(self._pieces(word))
             placed.append((word, list(range(i, min(j, self.length - 1)))))
             i = j
