@@ -18,8 +18,8 @@ test: .venv/.installed
 	.venv/bin/pytest --nbval -n $(WORKERS) --dist loadfile
 
 demo: .venv/.installed
-	.venv/bin/python -m minisd "a small green star above a large yellow ring" --out demo.png
-	.venv/bin/python -m minisd trajectory "a small green star above a large yellow ring" --out demo-strip.png
+	.venv/bin/python -m minisd "a small green star above a large yellow ring" --seed 1 --out demo.png
+	.venv/bin/python -m minisd trajectory "a small green star above a large yellow ring" --seed 1 --out demo-strip.png
 
 # Two processes of one thread are faster than one of two. OMP_NUM_THREADS is the threads of each.
 train: .venv/.installed

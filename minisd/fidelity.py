@@ -1,6 +1,6 @@
 """Does the tiny model do as it is told? Pictures of held-out captions, scored by the judge.
 
-    python -m minisd.fidelity [CHECKPOINT] [--captions 500] [--scale 3] [--steps 30]
+    python -m minisd.fidelity [CHECKPOINT] [--captions 500] [--scale 2] [--steps 30]
 
 Captions come in five groups: one thing or two, of combinations that training has seen, of shapes in
 colours that it has not, and (two things) of shapes that it has not seen together.

@@ -34,7 +34,7 @@ class Usual(NamedTuple):
 
 VQ_BETAS = (0.0015, 0.0195)
 USUAL = {
-    "tiny": Usual(64, 3.0),
+    "tiny": Usual(64, 2.0),
     "sd2": Usual(scale=9.0),  # its 768-v: 768 pixels
     "sd2-inpaint": Usual(scale=9.0),
     "sd2-depth": Usual(scale=9.0),
@@ -64,9 +64,9 @@ def times(config: UNetConfig, steps: int) -> list[int]:
 
 def usual_sampler(config: UNetConfig) -> str:
     """PLMS, which Stable Diffusion came with; DDIM for a model with zero terminal SNR. Near T an
-    error in such a model's ε is a much larger one in its x0, and PLMS extrapolates ε there: of 32
-    prompts the tiny model paints 3 right in 12 steps of PLMS, 25 in 12 of DDIM; from 30 steps on
-    as many by both."""
+    error in such a model's ε is a much larger one in its x0, and PLMS extrapolates ε there: of 200
+    captions of one thing the tiny model paints 109 right in 10 steps of PLMS, 180 in 10 of DDIM;
+    from 20 steps on as many by both, unless guidance is high."""
     return "ddim" if config.zero_terminal_snr else "plms"
 
 

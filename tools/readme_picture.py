@@ -2,7 +2,7 @@
 
     python tools/readme_picture.py
 
-The same call of the same functions as in notebook 00, reduced to a palette.
+The calls of notebook 00, by the model that ships, reduced to a palette.
 """
 
 import io
@@ -16,15 +16,19 @@ import matplotlib.pyplot as plt  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from minisd import viz  # noqa: E402
-from minisd.painter import paint  # noqa: E402
+from minisd.pipeline import Pipeline  # noqa: E402
+from minisd.weights import TINY  # noqa: E402
 
+SEED = 1
 TARGET = pathlib.Path(__file__).parents[1] / "docs" / "strip.png"
 
 
 def main() -> None:
-    prompt = "a purple star"
+    prompt, pipe = "a small green star above a large yellow ring", Pipeline.load(TINY)
+    run = pipe.txt2img(prompt, steps=30, seed=SEED)
+    frames = [step._replace(x=pipe.decode(step.x), x0=pipe.decode(step.x0)) for step in run]
     viz.setup()
-    viz.denoising(paint(prompt, seed=1, scale=3.0), f"“{prompt}”")
+    viz.denoising(frames, f"“{prompt}”")
     png = io.BytesIO()
     plt.savefig(png, dpi=100)
     TARGET.parent.mkdir(exist_ok=True)
