@@ -12,7 +12,7 @@ from .models.bert import BERTText
 from .models.blocks import timestep_embedding
 from .models.clip import TextState
 from .tensorfile import CheckpointError
-from .tokenizer import Tokenizer, clean, split
+from .tokenizer import Rows, Tokenizer, clean, split
 from .wordpiece import WordPiece
 
 METADATA = "minisd.tokenizer"
@@ -45,13 +45,11 @@ def repeated(x: Tensor, count: int) -> Tensor:
 # ---- the prompt ---------------------------------------------------------------------------
 
 
-def tokenizer_for(text: nn.Module) -> Tokenizer | None:
+def tokenizer_for(text: nn.Module) -> Rows | None:
     """CLIP's tokenizer with a published encoder's pad, or BERT's; None for other vocabularies."""
-    if isinstance(text, BERTText) and text.config.vocabulary == BERT_VOCABULARY:
-        return WordPiece.bert()
-    if isinstance(text, BERTText) or text.config.vocabulary != CLIP_VOCABULARY:
-        return None
-    return Tokenizer.clip(pad=text.config.pad)
+    if isinstance(text, BERTText):
+        return WordPiece.bert() if text.config.vocabulary == BERT_VOCABULARY else None
+    return Tokenizer.clip(text.config.pad) if text.config.vocabulary == CLIP_VOCABULARY else None
 
 
 def tokenizer_metadata(tokenizer: Tokenizer, words: Sequence[str] = ()) -> dict[str, str]:
@@ -89,7 +87,7 @@ def prompt_warnings(prompt: str, tokenizers: Sequence, words: frozenset[str] = f
     words: all that it was trained on; empty where no such list is known, as for CLIP.
     """
     said = []
-    lost = {t.truncated(prompt) for t in tokenizers if isinstance(t, Tokenizer)} - {""}
+    lost = {t.truncated(prompt) for t in tokenizers if isinstance(t, Rows)} - {""}
     if lost:
         said.append(f"the prompt is too long, and this is not read: {max(lost, key=len)!r}")
     unknown = [w for w in dict.fromkeys(split(clean(prompt))) if words and w not in words]

@@ -121,70 +121,29 @@ def train_merges(texts: Iterable[str], n: int) -> list[Merge]:
     return merges
 
 
-class Tokenizer:
-    """Prompts to rows of token ids and back, for any list of merges.
+class Rows:
+    """Prompts to rows of token ids and back, whatever the tokens are.
 
-    The vocabulary is 256 bytes, the same 256 closing a word, one token per merge, start and end:
-    CLIP's 49,408. A row is start, the prompt, end, and the pad up to length. pad: the end token
-    by default (SD 1; SDXL's first encoder), 0 for SD 2 and SDXL's second.
+    A row is the start token, the prompt's, the end token, and the pad up to length. A kind of
+    tokenizer says how a text is cut into words, a word into pieces of the vocabulary, and how
+    pieces are put together again: `_words`, `_pieces`, `_joined`.
     """
 
-    def __init__(self, merges: Sequence[Merge], length: int = 77, pad: int | None = None):
-        self.symbols = byte_symbols()
-        pieces = [s + close for close in ("", "</w>") for s in self.symbols.values()]
-        pieces += ["".join(pair) for pair in merges]
-        self.vocabulary = [*dict.fromkeys(pieces), START, END]
-        self.ids = {piece: i for i, piece in enumerate(self.vocabulary)}
-        self.ranks = {tuple(pair): i for i, pair in enumerate(merges)}
-        self.start, self.end = len(self.vocabulary) - 2, len(self.vocabulary) - 1
-        self.length, self.pad = length, self.end if pad is None else pad
-        self._bytes = {symbol: byte for byte, symbol in self.symbols.items()}
-        self._known: dict[str, list[str]] = {}
-        if any(len(pair) != 2 or not set(pair) <= self.ids.keys() for pair in self.ranks):
-            raise ValueError("a merge is a pair of bytes, or of what other merges make of them")
+    def __init__(self, vocabulary: list[str], start: str, end: str, pad: int, length: int):
         if length < 2:
             raise ValueError(f"length must leave room for start and end, got {length}")
-        self._check([self.pad], "pad")
-
-    @classmethod
-    def clip(cls, pad: int = 49407) -> "Tokenizer":
-        """CLIP's own, of the 48,894 merges that ship with minisd (merges/README.md)."""
-        table = gzip.decompress((files("minisd") / "merges" / "clip.txt.gz").read_bytes())
-        return cls([tuple(line.split(" ")) for line in table.decode().splitlines()], pad=pad)
+        self.vocabulary, self.length, self.pad = vocabulary, length, pad
+        self.ids = {piece: i for i, piece in enumerate(vocabulary)}
+        self.start, self.end = self.ids[start], self.ids[end]
+        self._check([pad], "pad")
 
     def _check(self, ids: Sequence[int], name: str) -> None:
         for i in ids:
             if not 0 <= i < len(self.vocabulary):
                 raise ValueError(f"{name} must be from 0 to {len(self.vocabulary) - 1}, got {i}")
 
-    def _words(self, text: str) -> list[str]:
-        return split(clean(text))
-
-    def _merging(self, word: str) -> Iterator[list[str]]:
-        pieces = [word] if word in (START, END) else spell(word, self.symbols)
-        yield pieces
-        while pairs := [pair for pair in pairwise(pieces) if pair in self.ranks]:
-            pieces = merge(pieces, min(pairs, key=self.ranks.__getitem__))
-            yield pieces
-
-    def _pieces(self, word: str) -> list[str]:
-        if word not in self._known:
-            for pieces in self._merging(word):
-                self._known[word] = pieces
-        return self._known[word]
-
-    def steps(self, word: str) -> list[list[str]]:
-        """A word's pieces from its bytes to its tokens, merge by merge, the earliest learned first.
-
-        ValueError if the text splits into more words than one, or none.
-        """
-        words = split(clean(word))
-        if len(words) != 1:
-            raise ValueError(f"steps shows one word, but {word!r} splits into {words}")
-        return list(self._merging(words[0]))
-
     def tokens(self, text: str) -> list[str]:
-        """The prompt's tokens as strings, without start and end: "cats" -> ["cats</w>"]."""
+        """The prompt's tokens as strings, without start and end: CLIP's "cats" -> ["cats</w>"]."""
         return [piece for word in self._words(text) for piece in self._pieces(word)]
 
     def encode(self, text: str) -> list[int]:
@@ -216,10 +175,9 @@ class Tokenizer:
         return [(word, positions) for word, positions in placed if positions]
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Ids -> the clean prompt, a space after every word; a row is read from start to end.
+        """Ids -> the clean prompt; a row is read from start to end.
 
-        Bytes that are no character become "\\ufffd". ValueError for ids outside the vocabulary, or
-        for more rows than one.
+        ValueError for ids outside the vocabulary, or for more rows than one.
         """
         ids = torch.as_tensor(ids)
         if ids.ndim != 1:
@@ -227,6 +185,65 @@ class Tokenizer:
         ids = ids.tolist()
         self._check(ids, "ids")
         ids = ids[: ids.index(self.end)] if self.end in ids else ids
-        joined = "".join(self.vocabulary[i] for i in ids if i != self.start).replace("</w>", " ")
+        return self._joined([self.vocabulary[i] for i in ids if i != self.start])
+
+
+class Tokenizer(Rows):
+    """Byte-pair encoding, for any list of merges.
+
+    The vocabulary is 256 bytes, the same 256 closing a word, one token per merge, start and end:
+    CLIP's 49,408. pad: the end token by default (SD 1; SDXL's first encoder), 0 for SD 2 and SDXL's
+    second.
+    """
+
+    def __init__(self, merges: Sequence[Merge], length: int = 77, pad: int | None = None):
+        self.symbols = byte_symbols()
+        pieces = [s + close for close in ("", "</w>") for s in self.symbols.values()]
+        pieces += ["".join(pair) for pair in merges]
+        vocabulary = [*dict.fromkeys(pieces), START, END]
+        super().__init__(
+            vocabulary, START, END, len(vocabulary) - 1 if pad is None else pad, length
+        )
+        self.ranks = {tuple(pair): i for i, pair in enumerate(merges)}
+        self._bytes = {symbol: byte for byte, symbol in self.symbols.items()}
+        self._known: dict[str, list[str]] = {}
+        if any(len(pair) != 2 or not set(pair) <= self.ids.keys() for pair in self.ranks):
+            raise ValueError("a merge is a pair of bytes, or of what other merges make of them")
+
+    @classmethod
+    def clip(cls, pad: int = 49407) -> "Tokenizer":
+        """CLIP's own, of the 48,894 merges that ship with minisd (merges/README.md)."""
+        table = gzip.decompress((files("minisd") / "merges" / "clip.txt.gz").read_bytes())
+        return cls([tuple(line.split(" ")) for line in table.decode().splitlines()], pad=pad)
+
+    def _words(self, text: str) -> list[str]:
+        return split(clean(text))
+
+    def _merging(self, word: str) -> Iterator[list[str]]:
+        pieces = [word] if word in (START, END) else spell(word, self.symbols)
+        yield pieces
+        while pairs := [pair for pair in pairwise(pieces) if pair in self.ranks]:
+            pieces = merge(pieces, min(pairs, key=self.ranks.__getitem__))
+            yield pieces
+
+    def _pieces(self, word: str) -> list[str]:
+        if word not in self._known:
+            for pieces in self._merging(word):
+                self._known[word] = pieces
+        return self._known[word]
+
+    def steps(self, word: str) -> list[list[str]]:
+        """A word's pieces from its bytes to its tokens, merge by merge, the earliest learned first.
+
+        ValueError if the text splits into more words than one, or none.
+        """
+        words = self._words(word)
+        if len(words) != 1:
+            raise ValueError(f"steps shows one word, but {word!r} splits into {words}")
+        return list(self._merging(words[0]))
+
+    def _joined(self, pieces: list[str]) -> str:
+        """Words with spaces between them; bytes that are no character become "\\ufffd"."""
+        joined = "".join(pieces).replace("</w>", " ")
         data = (b" " if c == " " else bytes([self._bytes[c]]) for c in joined)
         return b"".join(data).decode(errors="replace").strip()

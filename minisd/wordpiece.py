@@ -11,13 +11,10 @@ import unicodedata
 from collections.abc import Sequence
 from importlib.resources import files
 
-import torch
-from torch import Tensor
+from .tokenizer import Rows
 
-from .tokenizer import Tokenizer
-
-PAD, UNKNOWN, START, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-SPECIAL = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIAL = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")  # tokens as they stand in a text
 IDEOGRAPH = re.compile(
     "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b73f"
     "\U0002b740-\U0002b81f\U0002b920-\U0002ceaf\U0002f800-\U0002fa1f]"
@@ -45,22 +42,21 @@ def _is_mark(c: str) -> bool:
     return ascii_mark or unicodedata.category(c)[0] == "P"
 
 
-class WordPiece(Tokenizer):
-    """Prompts to rows of ids and back, for a vocabulary like BERT's (1810.04805 §3).
+class WordPiece(Rows):
+    """Word pieces, for a vocabulary like BERT's (1810.04805 §3): [CLS], the prompt, [SEP], [PAD].
 
-    A row is [CLS], the prompt, [SEP], and [PAD] up to length. A word with a character that no piece
+    A word with a character that no piece
     has is [UNK] as a whole.
     """
 
     def __init__(self, vocabulary: Sequence[str], length: int = 77):
-        self.vocabulary, self.length = list(vocabulary), length
-        self.ids = {piece: i for i, piece in enumerate(self.vocabulary)}
-        missing = [piece for piece in (PAD, UNKNOWN, START, END) if piece not in self.ids]
-        if missing or len(self.ids) < len(self.vocabulary):
-            raise ValueError(f"a vocabulary has each piece once, and {', '.join(missing or [PAD])}")
-        if length < 2:
-            raise ValueError(f"length must leave room for start and end, got {length}")
-        self.pad, self.start, self.end = (self.ids[piece] for piece in (PAD, START, END))
+        vocabulary = list(vocabulary)
+        needed = {PAD, UNKNOWN, START, END}
+        if len(set(vocabulary)) < len(vocabulary) or not needed <= set(vocabulary):
+            raise ValueError(
+                "a vocabulary has each piece once, [PAD], [UNK], [CLS], [SEP] among them"
+            )
+        super().__init__(vocabulary, START, END, vocabulary.index(PAD), length)
 
     @classmethod
     def bert(cls) -> "WordPiece":
@@ -77,8 +73,8 @@ class WordPiece(Tokenizer):
 
     def _pieces(self, word: str) -> list[str]:
         """The longest piece that begins the word, then the longest that goes on with it, ..."""
-        if word in self.ids or len(word) > LONGEST:
-            return [word if word in self.ids else UNKNOWN]
+        if len(word) > LONGEST:
+            return [UNKNOWN]
         pieces, i = [], 0
         while i < len(word):
             ends = range(len(word), i, -1)
@@ -90,17 +86,5 @@ class WordPiece(Tokenizer):
             i = j
         return pieces
 
-    def steps(self, word: str) -> list[list[str]]:
-        """Nothing is merged: a word's pieces are there at once."""
-        raise ValueError("WordPiece has no merges to show; tokens tells a word's pieces")
-
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Ids -> plain words; a row is read from [CLS] to [SEP]. ValueError as Tokenizer.decode."""
-        ids = torch.as_tensor(ids)
-        if ids.ndim != 1:
-            raise ValueError(f"decode reads one row of ids, got {tuple(ids.shape)}")
-        ids = ids.tolist()
-        self._check(ids, "ids")
-        ids = ids[: ids.index(self.end)] if self.end in ids else ids
-        said = (self.vocabulary[i] for i in ids if i not in (self.start, self.pad))
-        return " ".join(said).replace(" ##", "")
+    def _joined(self, pieces: list[str]) -> str:
+        return " ".join(pieces).replace(" ##", "")

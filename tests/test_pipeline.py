@@ -461,15 +461,16 @@ def test_sdxls_vector_is_the_official_one():
         micro_vector(torch.ones(1, 1280), numbers, 2816)
 
 
-def test_published_encoders_get_clips_tokenizer():
+def test_published_encoders_get_their_tokenizer():
     pads = {"sd1": [49407], "sd2": [0], "sdxl": [49407, 0], "sdxl-refiner": [0]}
     for name, wanted in pads.items():
         parts = FAMILIES[name].parts
         texts = [tokenizer_for(on_meta(parts[key])) for key in ("text", "text_2") if key in parts]
         assert [tokenizer.pad for tokenizer in texts] == wanted
         assert texts[0](["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
-    bert = tokenizer_for(on_meta(FAMILIES["ldm-txt2img"].parts["text"]))
-    assert bert.ids["[CLS]"] == 101
+    for name in ("ldm-txt2img", "ldm-text2img256"):
+        bert = tokenizer_for(on_meta(FAMILIES[name].parts["text"]))
+        assert bert(["a cat"])[0, :5].tolist() == [101, 1037, 4937, 102, 0]
 
 
 def test_warnings():
