@@ -36,6 +36,14 @@ def test_it_does_as_it_is_told(pipe, sampler, steps):
         assert things == 1 or found["order"] >= 0.85, found
 
 
+def test_few_steps_are_ddims(pipe):
+    """Why `usual_sampler` is what it is."""
+    texts = fidelity.captions(1, "seen", 40, seed=1)
+    by = {name: fidelity.verdicts(pipe, texts, sampler=name, steps=10) for name in ("ddim", "plms")}
+    right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
+    assert right["ddim"] > 0.9 and right["ddim"] > right["plms"] + 0.1, right  # 0.975, 0.675
+
+
 def test_captions_are_of_their_group_and_the_same_again():
     for things, split in fidelity.GROUPS:
         texts = fidelity.captions(things, split, 20)
@@ -51,17 +59,15 @@ def test_shares_count_what_a_caption_speaks_of():
     said = [judge(picture, f"a {thing.color} {thing.shape}"), judge(picture, f"a {thing.shape}")]
     said.append(judge(picture, f"a {other} {thing.shape} on {scene.background}"))
     found = fidelity.shares(said)
-    assert found == {
-        **{"right": 2 / 3, "count": 1.0, "shape": 1.0},
-        **{"color": 1 / 2, "background": 1.0},
-    }
+    expected = {"right": 2 / 3, "count": 1.0, "shape": 1.0, "color": 0.5, "background": 1.0}
+    assert found == expected
 
 
 def test_a_negative_prompt_keeps_red_away(pipe):
-    """At guidance 4: of 200 circles 22 are red, with the negative prompt 1; here of 40, 4 and 1."""
-    plain = pipe.txt2img("a circle", n=40, steps=15, seed=0).pictures()
-    without = pipe.txt2img("a circle", n=40, steps=15, seed=0, negative="red", scale=4.0)
-    without = without.pictures()
+    """4 of 40 circles are red without it, 1 with it. The card has them for 200."""
+    how = {"n": 40, "steps": 15, "seed": 0}
+    plain = pipe.txt2img("a circle", **how).pictures()
+    without = pipe.txt2img("a circle", negative="red", scale=4.0, **how).pictures()
 
     def red(pictures):
         return sum(any(thing.color == "red" for thing in look(p).things) for p in pictures)
@@ -74,10 +80,10 @@ def test_nothing_of_a_picture_leaks_into_x_T(pipe):
     """The ground told from the means of x_T's channels: by SD's schedule far above chance, by the
     shipped model's at chance. 300 scenes tell what each ground's means are, 300 are guessed."""
     scenes = [random_scene(rng(11, i)) for i in range(600)]
-    z = torch.cat([pipe.to_latent(torch.stack([paint(s) for s in scenes])[i::6]) for i in range(6)])
-    order = [s for i in range(6) for s in scenes[i::6]]
+    pictures = torch.stack([paint(scene) for scene in scenes])
+    z = torch.cat([pipe.to_latent(part) for part in pictures.split(100)])
     names = list(BACKGROUNDS)
-    ground = torch.tensor([names.index(scene.background) for scene in order])
+    ground = torch.tensor([names.index(scene.background) for scene in scenes])
     eps = gaussian(0)(z)
 
     def right(ab_T):
@@ -86,7 +92,7 @@ def test_nothing_of_a_picture_leaks_into_x_T(pipe):
         centres = torch.stack([known[ground[::2] == g].mean(0) for g in range(len(names))])
         return float((torch.cdist(guessed, centres).argmin(1) == ground[1::2]).float().mean())
 
-    assert right(alpha_bar(scaled_linear_betas())[-1]) > 0.4  # 0.53
+    assert right(alpha_bar(scaled_linear_betas())[-1]) > 0.4  # 0.56
     assert right(tiny_schedule()[-1]) < 0.3  # 0.21, and chance is 0.2
 
 

@@ -19,13 +19,12 @@ from minisd import viz  # noqa: E402
 from minisd.pipeline import Pipeline  # noqa: E402
 from minisd.weights import TINY  # noqa: E402
 
-SEED = 1
 TARGET = pathlib.Path(__file__).parents[1] / "docs" / "strip.png"
 
 
 def main() -> None:
     prompt, pipe = "a small green star above a large yellow ring", Pipeline.load(TINY)
-    run = pipe.txt2img(prompt, steps=30, seed=SEED)
+    run = pipe.txt2img(prompt, steps=30, seed=1)
     frames = [step._replace(x=pipe.decode(step.x), x0=pipe.decode(step.x0)) for step in run]
     viz.setup()
     viz.denoising(frames, f"“{prompt}”")
