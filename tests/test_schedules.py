@@ -331,6 +331,8 @@ def test_single_times_that_are_taken():
         check_t(t, 3)
     check_t(0, 3, first=0)
     check_t(10**9)
+    with pytest.raises(ValueError, match="t must be a whole number from 1 to T, got 0"):
+        check_t(0)
     check_t(torch.tensor([0, 99], device="meta"), 3)  # on a device: not waited for
 
 
