@@ -292,6 +292,8 @@ def test_too_few_betas():
         (lambda: linear_betas(5, math.nan), r"in \(0, 1\], but the line goes from nan"),
         (lambda: linear_betas(5, 1e-4, math.inf), r"in \(0, 1\], but the line .* to inf"),
         (lambda: sqrt_betas(5, 0.0), r"in \(0, 1\], but the line goes from 0.0"),
+        (lambda: linear_betas(5, 1.5, 0.5), r"in \(0, 1\], but the line goes from 1.5 to 0.5"),
+        (lambda: linear_betas(5, 0.5, 1.5), r"in \(0, 1\], but the line goes from 0.5 to 1.5"),
         (lambda: sqrt_betas(5, 0.1, 0.0), r"in \(0, 1\], but the line goes from 0.1 to 0.0"),
         (lambda: scaled_linear_betas(5, -1.0), "but the line goes from -1.0"),
         (lambda: cosine_betas(10, -1), "betas must be"),
