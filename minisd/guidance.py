@@ -7,25 +7,27 @@ They wrap one another, and each does one thing. For a v-network under guidance:
     eps_model = from_v(guided, ab)                 # v becomes ε (and x0), before any averaging
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .equations import eps_from_v, eps_from_x0, guided_eps, rescale_guidance, x0_from_v
-from .prediction import EpsModel, Prediction
-from .schedules import at
+from .prediction import EpsModel, Prediction, checked, same_shape
+from .schedules import at, check_number, check_t
 
 
 def paper_time(network: Callable) -> Callable:
     """A network called by the paper's t = 1..T, one number or one for each sample.
 
     network(x, index, ...) -> model(x, t, ...) with index = t - 1, int64 (b,): the one place where
-    1 is subtracted.
+    1 is subtracted. ValueError for a t below 1 or between two whole numbers.
     Official: `apply_model`
     """
 
     def model(x: Tensor, t: int | Tensor, *condition):
+        check_t(t)
         index = torch.as_tensor(t, device=x.device).expand(len(x)) - 1
         return network(x, index, *condition)
 
@@ -45,13 +47,17 @@ def cfg(
     spread of ε is near 1 with guidance and without, so there it does nearly nothing.
     Official: `get_model_output`, `unconditional_guidance_scale`, `unconditional_conditioning`
     """
+    check_number("scale", scale, least=-math.inf)
+    check_number("rescale", rescale)
     if uncond is None and scale != 1:
         raise ValueError(f"guidance scale={scale} needs uncond, the empty prompt's conditioning")
 
     def guided(x: Tensor, t: int) -> Tensor:
         if scale == 1:
             return model(x, t, cond)
-        out_u, out_c = model(torch.cat([x, x]), t, _concat(uncond, cond)).chunk(2)
+        x_in = torch.cat([x, x])
+        out = model(x_in, t, _concat(uncond, cond, len(x)))
+        out_u, out_c = same_shape("what model returns", out, x_in).chunk(2)
         out = guided_eps(out_u, out_c, scale)
         return rescale_guidance(out, out_c, rescale) if rescale else out
 
@@ -65,7 +71,7 @@ def from_v(v_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
     """
 
     def eps_model(x: Tensor, t: int) -> Prediction:
-        v, ab_t = v_model(x, t), at(ab, t, x)
+        v, ab_t = same_shape("what v_model returns", v_model(x, t), x), at(ab, t, x)
         return Prediction(eps_from_v(x, v, ab_t), x0_from_v(x, v, ab_t))
 
     return eps_model
@@ -78,7 +84,7 @@ def from_x0(x0_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
     """
 
     def eps_model(x: Tensor, t: int) -> Prediction:
-        x0 = x0_model(x, t)
+        x0 = same_shape("what x0_model returns", x0_model(x, t), x)
         return Prediction(eps_from_x0(x, x0, at(ab, t, x)), x0)
 
     return eps_model
@@ -91,22 +97,23 @@ def corrected(eps_model: EpsModel, corrector: Callable, **corrector_kwargs) -> E
     """
 
     def corrected_eps(x: Tensor, t: int) -> Tensor:
-        said = eps_model(x, t)
-        eps = said.eps if isinstance(said, Prediction) else said
-        return corrector(eps, x, t, **corrector_kwargs)
+        eps = checked(eps_model(x, t), x).eps
+        return same_shape("what corrector returns", corrector(eps, x, t, **corrector_kwargs), x)
 
     return corrected_eps
 
 
-def _concat(uncond, cond):
+def _concat(uncond, cond, n: int):
     """Unconditional first, as the official code has it."""
     if isinstance(cond, dict):
         if not isinstance(uncond, dict) or uncond.keys() != cond.keys():
             raise ValueError(f"cond and uncond must have the same keys, {sorted(cond)}")
-        return {key: _concat(uncond[key], cond[key]) for key in cond}
-    if uncond.shape != cond.shape:
+        return {key: _concat(uncond[key], cond[key], n) for key in cond}
+    if not (isinstance(cond, Tensor) and isinstance(uncond, Tensor)):
+        raise ValueError(f"cond and uncond must be tensors or dicts of such, got {cond!r:.60}")
+    if uncond.shape != cond.shape or cond.shape[:1] != (n,):
         raise ValueError(
-            "cond and uncond must have one shape, "
+            f"cond and uncond must have one shape, with the {n} samples of x as its first number, "
             f"got {tuple(cond.shape)} and {tuple(uncond.shape)}"
         )
     return torch.cat([uncond, cond])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .equations import eps_loss_weight, forward_variance, q_sample, reverse_mean, simple_loss
-from .schedules import at
+from .prediction import checked, same_shape
+from .schedules import at, check_t
 
 
 def l_simple(eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: Tensor) -> Tensor:
@@ -21,7 +22,9 @@ def l_simple(eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: 
     x0, eps (b, ...) -> (b,).
     Official: `p_losses`, `loss_simple`
     """
-    return simple_loss(eps, eps_model(q_sample(x0, eps, at(ab, t, x0)), t))
+    check_t(t, len(ab) - 1)
+    x_t = q_sample(x0, same_shape("eps", eps, x0), at(ab, t, x0))
+    return simple_loss(eps, checked(eps_model(x_t, t), x_t).eps)
 
 
 def l_weighted(
@@ -32,7 +35,8 @@ def l_weighted(
     Min-SNR's weights of `snr(ab)`, or eq. 12's, are such lines.
     Official: `lvlb_weights`, `loss_vlb`
     """
-    return at(weight, t, x0).flatten() * l_simple(eps_model, x0, t, eps, ab)
+    loss = l_simple(eps_model, x0, t, eps, ab)
+    return at(weight, t, loss) * loss
 
 
 def l_t(
@@ -51,9 +55,10 @@ def l_t(
     x0, eps (b, ...); variance(ab_t, ab_s) = σ_t² -> (b,), in nats. ValueError at t = 1 for
     fixed_small: its σ_1 is 0, and L_0 would be infinite.
     """
+    check_t(t, len(ab) - 1)
     ab_t, ab_s = ab[t], ab[t - 1]
-    x_t = q_sample(x0, eps, ab_t)
-    eps_theta = eps_model(x_t, t)
+    x_t = q_sample(x0, same_shape("eps", eps, x0), ab_t)
+    eps_theta = checked(eps_model(x_t, t), x_t).eps
     d = x0[0].numel()
     var = variance(ab_t, ab_s)
     if t == 1:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .equations import q_sample
+from .prediction import drawn, same_shape
+from .schedules import at, check_count, check_number
 
 
 def gaussian(
@@ -19,23 +21,24 @@ def gaussian(
 ) -> Callable[[Tensor], Tensor]:
     """A function x -> N(0, temperature² I) like x, from a torch.Generator (or a seed for one).
 
-    repeat gives every sample of the batch the same noise. dropout zeroes that share of the numbers
-    and, as torch's dropout does, divides the rest by 1 - dropout: the variance grows by as much.
+    repeat gives every sample of the batch the same noise. dropout zeroes that share of the numbers,
+    in each sample others, with repeat too, and divides the rest by 1 - dropout, as torch's dropout
+    does: the variance grows by as much.
     Official: `temperature`, `repeat_noise`, `noise_dropout`; `noise_like`
     """
-    if temperature < 0 or not 0 <= dropout < 1:
-        raise ValueError(
-            f"temperature must be at least 0 and dropout in [0, 1), got {temperature}, {dropout}"
-        )
-    if isinstance(generator, int):
-        generator = torch.Generator().manual_seed(generator)
+    check_number("temperature", temperature)
+    check_number("dropout", dropout, below=1)
+    if not isinstance(generator, torch.Generator):
+        seed = check_count("generator, unless it is a torch.Generator,", generator, least=0)
+        generator = torch.Generator().manual_seed(seed)
 
     def draw(x: Tensor) -> Tensor:
         z = torch.randn((1, *x.shape[1:]) if repeat else x.shape, generator=generator)
+        z = z.expand(x.shape)
         if dropout:
             kept = torch.rand(z.shape, generator=generator) >= dropout
             z = z * kept / (1 - dropout)
-        return (temperature * z).to(x).expand(x.shape)
+        return (temperature * z).to(x)
 
     return draw
 
@@ -62,10 +65,14 @@ def keep(
     """For a sampler's `constrain`: where keep_mask is 1, x is x0, noised (eq. 4) to the time of x.
 
     keep_mask broadcasts to x; between 0 and 1 it blends. At the end, t = 0, x0 itself stands there.
-    Official: `mask`, `x0` (where the last blend is missing, and the kept part is not quite x0)
+    The official DDIM and PLMS loops blend before each step too, but not at the end, so their kept
+    part is not quite x0. The official `p_sample_loop` blends after each step, the last included,
+    with x0 noised to the time at which the step began: one time too noisy, and x_1 at the end.
+    Official: `mask`, `x0`
     """
 
     def constrain(x: Tensor, t: int) -> Tensor:
-        return keep_mask * q_sample(x0, noise(x0), ab[t]) + (1 - keep_mask) * x
+        x_t = q_sample(same_shape("keep's x0", x0, x), drawn(noise, x0), at(ab, t, x))
+        return keep_mask * x_t + (1 - keep_mask) * x
 
     return constrain

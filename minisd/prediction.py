@@ -4,10 +4,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .equations import dir_xt, pred_x0, sigma, sqrt
-from .schedules import check_times
+from .schedules import check_number, check_times
 
 
 class Prediction(NamedTuple):
@@ -20,15 +21,42 @@ class Prediction(NamedTuple):
 EpsModel = Callable[[Tensor, int], Tensor | Prediction]
 
 
+def same_shape(what: str, given, x: Tensor) -> Tensor:
+    """What a caller's function returned for x; ValueError unless it is a tensor of x's shape, since
+    another would be broadcast in silence: one channel, or one sample, would stand for all."""
+    if isinstance(given, Tensor):
+        if given.shape == x.shape:
+            return given
+        got = str(tuple(given.shape))
+    elif given is None:
+        got = "None (is a return missing?)"
+    else:
+        got = f"a {type(given).__name__} (return the tensor in it)"
+    raise ValueError(f"{what} must be a tensor of the shape of x, {tuple(x.shape)}, got {got}")
+
+
+def checked(said, x: Tensor) -> Prediction:
+    """What an eps_model returned for x, as a Prediction whose tensors have the shape of x."""
+    eps, x0 = said if isinstance(said, Prediction) else (said, None)
+    same_shape("what eps_model returns", eps, x)
+    if x0 is not None:
+        same_shape("the x0 of eps_model's Prediction", x0, x)
+    return Prediction(eps, x0)
+
+
 def ask(eps_model: EpsModel, x: Tensor, t: int) -> Prediction:
     """The model's ε at time t, with its x0 if it gives one. At t = 0 it is asked about t = 1."""
-    said = eps_model(x, max(t, 1))
-    said = said if isinstance(said, Prediction) else Prediction(said, None)
-    if said.eps.shape != x.shape:
-        raise ValueError(
-            f"eps_model must return the shape of x, {tuple(x.shape)}, got {tuple(said.eps.shape)}"
-        )
-    return said
+    return checked(eps_model(x, max(t, 1)), x)
+
+
+def projected(project: Callable | None, x0: Tensor) -> Tensor:
+    """project(x0), or x0 where there is no project."""
+    return same_shape("what project returns", project(x0), x0) if project else x0
+
+
+def drawn(noise: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Fresh noise like x."""
+    return same_shape("what noise returns", noise(x), x)
 
 
 def predict(
@@ -43,20 +71,27 @@ def predict(
                 "a v- or x0-model (guidance.from_v, from_x0) or times that start lower"
             )
         x0 = pred_x0(x, eps, ab[t])
-    return Prediction(eps, project(x0) if project else x0)
+    return Prediction(eps, projected(project, x0))
 
 
 def move(
     x: Tensor, eps: Tensor, ab_t: float, ab_s: float, project: Callable | None = None
 ) -> tuple[Tensor, Tensor]:
     """PNDM's transfer, by way of x0 so that x0 can be projected: the DDIM step with σ = 0."""
-    x0 = pred_x0(x, eps, ab_t)
-    x0 = project(x0) if project else x0
+    x0 = projected(project, pred_x0(x, eps, ab_t))
     return dir_xt(eps, ab_s, 0.0).add(x0, alpha=sqrt(ab_s)), x0  # one pass over x0, not two
 
 
 def check_inputs(x: Tensor, times, ab: Tensor) -> tuple[list[int], list[float]]:
     """Times as ints and ᾱ as Python floats, which is float64 on every device."""
+    for name, value in (("x", x), ("ab", ab)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor, got a {type(value).__name__}")
+    if ab.dtype not in (torch.float64, torch.float32):
+        raise ValueError(
+            f"ab must be float64, as schedules.alpha_bar gives it, or float32, got {ab.dtype}: "
+            "shorter numbers spoil 1 - ab near t = 0"
+        )
     if ab.ndim != 1 or len(ab) < 2 or ab[0] != 1 or not (ab.diff() < 0).all() or ab[-1] < 0:
         raise ValueError(
             "ab must fall from alpha_bar[0] = 1 to at least 0: use schedules.alpha_bar(betas)"
@@ -70,8 +105,7 @@ def check_inputs(x: Tensor, times, ab: Tensor) -> tuple[list[int], list[float]]:
 
 def check_eta(eta: float, noise: Callable | None, times: list[int], ab: list[float]) -> None:
     """ValueError unless 0 ≤ η, noise is given where η > 0, and every σ² fits into 1-ᾱ_s."""
-    if not eta >= 0:
-        raise ValueError(f"eta must be at least 0, got {eta}")
+    check_number("eta", eta)
     if eta > 0 and noise is None:
         raise ValueError(f"eta={eta} draws noise: pass noise=gaussian(seed), from minisd.noise")
     for t, s in pairwise(times):
@@ -83,5 +117,6 @@ def check_eta(eta: float, noise: Callable | None, times: list[int], ab: list[flo
 
 def check_deterministic(eta: float) -> None:
     """ValueError unless η = 0: PLMS and PNDM average ε along one path, which noise would leave."""
+    check_number("eta", eta)
     if eta != 0:
         raise ValueError(f"eta must be 0 for PLMS and PNDM, which follow one path, got {eta}")

@@ -14,7 +14,12 @@ What a sampler is given, in the order of its arguments:
     constrain   a function (x, t) -> x, applied before every step and, with t = 0, to the result
                 (see noise.py's `keep`)
 
-Times and shapes are checked before the first step: a ValueError says in a sentence what is wrong.
+Times and numbers are checked before the first step, and what each of these functions returns where
+it is used: a ValueError says in a sentence what is wrong.
+
+A Step's tensors are those that the sampler goes on with, not copies: change a clone. Where weights
+in eps_model require gradients, the graph of all steps is kept, which guidance by a classifier may
+need; put torch.no_grad() round the loop where nothing does, or the memory grows with every step.
 """
 
 from collections import deque
@@ -36,7 +41,18 @@ from .equations import (
     sqrt,
     transfer,
 )
-from .prediction import EpsModel, ask, check_deterministic, check_eta, check_inputs, move, predict
+from .prediction import (
+    EpsModel,
+    ask,
+    check_deterministic,
+    check_eta,
+    check_inputs,
+    drawn,
+    move,
+    predict,
+    same_shape,
+)
+from .schedules import check_count, check_number
 
 fixed_small, fixed_large = posterior_variance, forward_variance  # DDPM §3.2's two choices of σ²
 
@@ -74,7 +90,8 @@ def ddpm(
         eps, x0 = predict(eps_model, x, t, ab, project)
         x = posterior_mean(x0, x, ab[t], ab[s])
         if s > 0:
-            x = x + sqrt(variance(ab[t], ab[s])) * noise(x)
+            var = check_number("variance", variance(ab[t], ab[s]))
+            x = x + sqrt(var) * drawn(noise, x)
         yield Step(s, _finished(constrain, x, s, times), x0, eps)
 
 
@@ -100,7 +117,7 @@ def ddim(
         sigma_t = sigma(ab[t], ab[s], eta)
         x = sqrt(ab[s]) * x0 + dir_xt(eps, ab[s], sigma_t)
         if sigma_t > 0:
-            x = x + sigma_t * noise(x)
+            x = x + sigma_t * drawn(noise, x)
         yield Step(s, _finished(constrain, x, s, times), x0, eps)
 
 
@@ -109,11 +126,13 @@ def ddim_invert(
 ) -> Steps:
     """DDIM §4.3: the η = 0 steps backwards, from x at times[-1] up to the noise at times[0].
 
-    A step down asked for ε where it began, at t; going up, that x_t is not known yet. So ask where
-    x is, at s (the official `encode` asks at the loop's counter), and then `refine` times at the
-    x_t so found: that is a fixed point, from which `ddim` comes back to x exactly.
+    A step down asked for ε where it began, at t; going up, that x_t is not known yet. So query the
+    network where x is, at s, and then `refine` times at the x_t so found: that converges to a fixed
+    point, from which `ddim` comes back to x exactly. The official `encode` queries at the index
+    that its loop counts: with use_original_steps=True that is t, on a shorter grid a wrong time.
     """
     times, ab = check_inputs(x, times, ab)
+    check_count("refine", refine, least=0)
     for s, t in pairwise(reversed(times)):
         x_s = x
         eps, x0 = predict(eps_model, x_s, s, ab)
@@ -209,7 +228,10 @@ def pndm(
 
 def last(steps: Iterable[Step]) -> Step:
     """The last step of a sampler: `last(plms(...)).x` is the result. Keeps no other in memory."""
-    return deque(steps, maxlen=1).pop()
+    kept = deque(steps, maxlen=1)
+    if not kept:
+        raise ValueError("there is no last step: a sampler gives its steps once, so call it again")
+    return kept.pop()
 
 
 def _leave_zero_snr(eps_model, x, times, ab, project, constrain):
@@ -224,7 +246,7 @@ def _leave_zero_snr(eps_model, x, times, ab, project, constrain):
 
 
 def _constrained(constrain, x, t) -> Tensor:
-    return constrain(x, t) if constrain else x
+    return same_shape("what constrain returns", constrain(x, t), x) if constrain else x
 
 
 def _finished(constrain, x, s, times) -> Tensor:

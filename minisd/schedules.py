@@ -7,7 +7,9 @@ A time grid is a decreasing list of such t; a sampler walks its neighbours (t, s
 
 import math
 import operator
+from collections.abc import Callable
 from itertools import pairwise
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ def scaled_linear_betas(T: int = 1000, start: float = 0.00085, end: float = 0.01
     Returns float64 (T,); entry i is β_{i+1}.
     Official: `make_beta_schedule("linear")`
     """
-    return _line(math.sqrt(start), math.sqrt(end), T) ** 2
+    return _line(start, end, T, math.sqrt) ** 2
 
 
 def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -57,10 +59,10 @@ def cosine_betas(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Te
     Returns float64 (T,); entry i is β_{i+1}.
     Official: `make_beta_schedule("cosine")`
     """
-    _check_count("T", T)
+    check_count("T", T)
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
-    return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+    return _checked((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
@@ -70,9 +72,9 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
 
     betas (T,) with T > 1 -> betas (T,), the last of them 1: x_T holds no trace of x0.
     """
-    _check_betas(betas)
-    if len(betas) < 2:
-        raise ValueError("zero_terminal_snr needs at least 2 betas: one ᾱ stays, one goes to 0")
+    _checked(betas)
+    if len(betas) < 2 or (betas[:-1] == 1).any():
+        raise ValueError("zero_terminal_snr needs at least 2 betas, all but the last below 1")
     root = alpha_bar(betas)[1:].sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     ab = torch.cat([torch.ones(1, dtype=root.dtype), root**2])
@@ -88,7 +90,7 @@ def alpha_bar(betas: Tensor) -> Tensor:
     betas (T,) in (0, 1] -> float64 (T+1,), indexed by the paper's t.
     Official: `alphas_cumprod` = alpha_bar[1:], `alphas_cumprod_prev` = alpha_bar[:-1]
     """
-    _check_betas(betas)
+    _checked(betas)
     alpha = 1 - betas.double()
     return torch.cat([alpha.new_ones(1), alpha]).cumprod(0)
 
@@ -111,13 +113,19 @@ def log_snr(ab: Tensor) -> Tensor:
     return ab.log() - (1 - ab).log()
 
 
-def at(values: Tensor, t: int | Tensor, like: Tensor) -> Tensor:
-    """values[t], shaped to multiply `like` (b, ...): () for one t, (b, 1, ..., 1) for b of them.
+def at(values: Tensor, t: int | Tensor, like: Tensor) -> Tensor | float:
+    """values[t], a line by the paper's t = 0..T, to multiply `like` (b, ...) with.
 
+    One t gives a Python float, which is float64 on every device; b of them give (b, 1, ..., 1) in
+    like's dtype. They are converted before they are moved: Apple's GPUs have no float64.
     Official: `extract_into_tensor`, `extract`
     """
-    picked = values[t].to(like.device)
-    return picked.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1)) if picked.ndim else picked
+    t = t.to(values.device) if isinstance(t, Tensor) else t
+    check_t(t, len(values) - 1, first=0)
+    picked = values[t]
+    if not picked.ndim:
+        return picked.item()
+    return picked.to(like.dtype).to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def official_buffers(betas: Tensor) -> dict[str, Tensor]:
@@ -155,7 +163,7 @@ def official_buffers(betas: Tensor) -> dict[str, Tensor]:
 
 def all_times(T: int) -> list[int]:
     """[T, T-1, ..., 1, 0]: every step, as DDPM samples. Official: `use_original_steps=True`"""
-    _check_count("T", T)
+    check_count("T", T)
     return list(range(T, -1, -1))
 
 
@@ -246,9 +254,40 @@ def check_times(times, T: int) -> list[int]:
     return whole
 
 
-def _line(start: float, end: float, T: int) -> Tensor:
-    _check_count("T", T)
-    return torch.linspace(start, end, T, dtype=torch.float64)
+def check_t(t: int | Tensor, T: float = math.inf, first: int = 1) -> None:
+    """ValueError unless t, a whole number or a tensor of such, is from `first` to T.
+
+    The numbers of a tensor on a GPU are not looked at: the CPU would have to wait for them.
+    """
+    given = torch.as_tensor(t)
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    seen = given.device.type == "cpu"
+    if not whole or seen and not ((given >= first) & (given <= T)).all():
+        raise ValueError(
+            f"t must be a whole number from {first} to {T if T < math.inf else 'T'}, got {t}: "
+            "the paper's times count from 1, and only the network's index counts from 0"
+        )
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """The value; ValueError unless it is a whole number, at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r:.60}")
+    return int(value)
+
+
+def check_number(name: str, value: float, least: float = 0.0, below: float = math.inf) -> float:
+    """The value; ValueError unless it is one number (no tensor) and in [least, below)."""
+    if not isinstance(value, Real) or not least <= value < below:
+        raise ValueError(f"{name} must be a number in [{least:g}, {below:g}), got {value!r:.60}")
+    return value
+
+
+def _line(start: float, end: float, T: int, of: Callable = float) -> Tensor:
+    check_count("T", T)
+    if not (0 < start <= 1 and 0 < end <= 1):
+        raise ValueError(f"betas must be in (0, 1], but the line goes from {start} to {end}")
+    return torch.linspace(of(start), of(end), T, dtype=torch.float64)
 
 
 def _ldm_grid(times, T: int) -> list[int]:
@@ -256,22 +295,18 @@ def _ldm_grid(times, T: int) -> list[int]:
     return times if len(times) > 1 else [1, 0]  # T = 1 leaves nothing but the step to 0
 
 
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
 def _check_steps(T: int, steps: int) -> None:
-    _check_count("T", T)
-    _check_count("steps", steps)
+    check_count("T", T)
+    check_count("steps", steps)
     if steps > T:
         raise ValueError(f"steps must be at most T={T}, got {steps}")
 
 
-def _check_betas(betas: Tensor) -> None:
+def _checked(betas: Tensor) -> Tensor:
     if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
         shape = tuple(betas.shape)
         raise ValueError(f"betas must be a line of numbers in (0, 1], got {betas} of shape {shape}")
+    return betas
 
 
 def _short(times: list) -> str:

@@ -17,12 +17,14 @@ To train a finished model further, without the runs that made it:
 """
 
 import argparse
-import json
 import os
+import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
@@ -33,9 +35,10 @@ from .conditioning import tokenizer_metadata
 from .models.autoencoder import AutoencoderKL
 from .models.bert import BERTText
 from .models.unet import UNet
+from .pictures import save_png
 from .scenes import WORDS
 from .tensorfile import CheckpointError, open_tensors
-from .training import Run, Settings, group, wait
+from .training import Run, Settings, group, told, wait
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
@@ -60,6 +63,16 @@ def trained(folder: Path, name: str, module, config, part: str = ""):
     return checkpoint.load_module(module, config, tensors, part, what=path.name)
 
 
+def begun(path: Path) -> checkpoint.Checkpoint:
+    """The checkpoint that a training begins with; CheckpointError where it is something else."""
+    if path.is_file() and "run" in open_tensors(path)[1]:
+        raise CheckpointError(
+            f"{path} is a run, and --begin takes a checkpoint: make one of the runs beside it with "
+            f"python -m minisd.train export --folder {path.parent}, and their --scenes if any"
+        )
+    return checkpoint.load(path, "tiny")
+
+
 def first_stage(
     folder: Path, scenes: int = SCENES, begin: Path | None = None
 ) -> tuple[AutoencoderKL, float]:
@@ -69,7 +82,7 @@ def first_stage(
     are that checkpoint's.
     """
     if begin is not None:
-        vae = checkpoint.load(begin, "tiny", parts=("vae",)).vae
+        vae = begun(begin).vae
         return vae, vae.config.scale_factor
     vae = trained(folder, "kl", AutoencoderKL, configs.TINY_KL)
     keys = range(10**9, 10**9 + min(scenes // 50, 20) or 1)
@@ -94,9 +107,8 @@ def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = No
     if begin is None:
         text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
         return stages.Joint(stages.Latents(folder, vae, scenes), scale, text, seed=seed)
-    begun = checkpoint.load(begin, "tiny")
-    latents = stages.Latents(folder, vae, scenes)
-    return stages.Joint(latents, scale, begun.text.train(), seed=seed, unet=begun.unet.train())
+    latents, whole = stages.Latents(folder, vae, scenes), begun(begin)
+    return stages.Joint(latents, scale, whole.text.train(), seed=seed, unet=whole.unet.train())
 
 
 def run(current: Run, save_every: float = 60) -> None:
@@ -116,16 +128,20 @@ def run(current: Run, save_every: float = 60) -> None:
 
 def draw_losses(losses: list[float], path: Path, title: str = "") -> None:
     """The losses of a run, each and smoothed, as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure((6, 3), layout="constrained")
+    figure = Figure((6, 3), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.plot(losses, lw=0.3, alpha=0.4)
     width = max(len(losses) // 50, 1)
     line = torch.tensor(losses).unfold(0, width, 1).mean(1)
     axes.plot(range(width // 2, width // 2 + len(line)), line, color="black", lw=1)
     axes.set(title=title, xlabel="step", ylabel="loss", yscale="log")
-    figure.savefig(path, dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
+    save_png(path, (pixels / 127.5 - 1).permute(2, 0, 1))
 
 
 def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = None) -> None:
@@ -134,8 +150,9 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     vae.config = configs.replace(vae.config, scale_factor=scale)
     text = trained(folder, "unet", BERTText, configs.TINY_TEXT, "text.")
     unet = trained(folder, "unet", UNet, configs.TINY, "unet.")
-    then = json.loads(open_tensors(folder / "unet.safetensors")[1]["run"])["scale"]
-    if abs(then - scale) > 1e-3:
+    learned = folder / "unet.safetensors"
+    then = told(learned, open_tensors(learned)[1])[0].get("scale")
+    if not isinstance(then, float) or not abs(then - scale) <= 1e-3:
         raise CheckpointError(f"unet learned latents of scale {then}, kl's is now {scale}")
     whole = checkpoint.Checkpoint("tiny", unet.half(), vae.half(), text.half())
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
@@ -155,15 +172,15 @@ def main(words: list[str] | None = None) -> None:
     add("--scenes", type=_count, default=SCENES, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=float, default=60, metavar="SECONDS", help="(%(default)s)")
     add("--begin", type=Path, metavar="CHECKPOINT", help="unet begins with its weights")
-    add("--seed", type=int, default=0, help="of what unet draws; another one for each --begin")
+    add("--seed", type=_seed, default=0, help="of what unet draws; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
     asked = parser.parse_args(words)
     for name in asked.stages:
         if name not in ORDER:
             parser.error(f"there is no stage {name!r}; there are {', '.join(ORDER)}")
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
     try:
+        if "WORLD_SIZE" in os.environ:
+            dist.init_process_group("gloo")
         asked.folder.mkdir(parents=True, exist_ok=True)
         if not os.access(asked.folder, os.W_OK):
             sys.exit(f"cannot write into {asked.folder}")
@@ -180,9 +197,10 @@ def main(words: list[str] | None = None) -> None:
             run(Run(part, settings, path), asked.save_every)
             wait()
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last save")
+        print("stopped; the same command goes on from the last save", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:
-        sys.exit(f"cannot use {error.filename}: {error.strerror}")
+        sys.exit(f"cannot use {error.filename or asked.folder}: {error.strerror or error}")
     except (ValueError, SafetensorError) as error:
         sys.exit(str(error))
     finally:
@@ -190,10 +208,13 @@ def main(words: list[str] | None = None) -> None:
             dist.destroy_process_group()
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+def _count(text: str, least: int = 1) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r:.40}")
     return int(text)
+
+
+_seed = partial(_count, least=0)
 
 
 if __name__ == "__main__":

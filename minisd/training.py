@@ -4,8 +4,10 @@ Nothing random lives in the loop. The i-th sample of step k is drawn from the se
 a run that was killed goes on as if it had not been, and n processes draw the batch that one would.
 """
 
+import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from .tensorfile import CheckpointError, open_tensors, save_tensors
+from .tensorfile import CheckpointError, compare, open_tensors, save_tensors
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each weight
 
@@ -79,6 +82,7 @@ class Run:
     def __init__(self, stage: Stage, settings: Settings, path: str | Path):
         self.stage, self.settings, self.path = stage, settings, Path(path)
         self.step, self.losses = 0, []
+        self.saved = None  # what the file says of itself, once this run has read or written it
         stage.network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
         trained = [(k, w) for k, w in stage.network.named_parameters() if w.requires_grad]
         self.names, self.weights = zip(*trained, strict=True)
@@ -144,32 +148,76 @@ class Run:
             for moment, value in self.optimizer.state.get(self.weights[i], {}).items():
                 tensors[f"{moment}.{name}"] = value
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        # Beside it, in a folder of its own: what a killed save leaves there goes with the next.
-        beside = self.path.with_name(f".{self.path.stem}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
         about = {"run": json.dumps(self.about), "step": str(self.step)}
-        save_tensors(beside / self.path.name, tensors, about)
-        os.replace(beside / self.path.name, self.path)
-        beside.rmdir()
+        # Beside it, in a folder of its own: what a killed save leaves there goes with the next.
+        beside = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
+        beside.mkdir(exist_ok=True)
+        try:
+            save_tensors(beside / self.path.name, tensors, about)
+            self._check_ours()
+            os.replace(beside / self.path.name, self.path)
+        except (SafetensorError, OSError) as error:
+            self._check_ours()  # another training clears away what lies beside its file
+            raise CheckpointError(f"cannot write {self.path}: {error}") from None
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        self.saved = about
+        for rest in self.path.parent.glob(f".{glob.escape(self.path.stem)}.*.part"):
+            shutil.rmtree(rest, ignore_errors=True)
+
+    def _check_ours(self) -> None:
+        """CheckpointError if the file is no longer what this run read or wrote last."""
+        if self.path.exists() and open_tensors(self.path)[1] != self.saved:
+            raise CheckpointError(
+                f"{self.path} has since been written by another training, and stays as that left "
+                f"it: step {self.step} of this one is not saved, so give this one another folder"
+            )
 
     def _resume(self) -> None:
-        stored, metadata = open_tensors(self.path)
-        about = json.loads(metadata.get("run", "{}"))
+        stored, self.saved = open_tensors(self.path)
+        about, self.step = told(self.path, self.saved)
         if about != self.about:
             other = [k for k in about | self.about if about.get(k) != self.about.get(k)]
             raise CheckpointError(
                 f"{self.path} is a run with other settings ({', '.join(other)}): give this one "
                 "another folder, or remove that file"
             )
+        wanted = {f"network.{k}": v for k, v in self.stage.network.state_dict().items()}
+        wanted["losses"] = torch.empty(self.step, dtype=torch.float64, device="meta")
+        for name, weight in zip(self.names, self.weights, strict=True):
+            wanted[f"average.{name}"] = weight
+            moments = {f"{m}.{name}": weight if m != "step" else torch.zeros(()) for m in MOMENTS}
+            wanted |= moments if moments.keys() & stored.keys() else {}  # none before a first step
+        compare(str(self.path), _kinds(wanted), _kinds(stored))
         tensors = {key: _as_trained(value.read()) for key, value in stored.items()}
+        for key, value in tensors.items():
+            positive = key.startswith(("step.", "exp_avg_sq."))
+            if not value.isfinite().all() or positive and (value < 0).any():
+                raise CheckpointError(f"{self.path} holds numbers in {key} that no training writes")
         network = {k[len("network.") :]: v for k, v in tensors.items() if k.startswith("network.")}
         self.stage.network.load_state_dict(network)
         self.average = [tensors[f"average.{name}"] for name in self.names]
         for weight, name in zip(self.weights, self.names, strict=True):
-            known = [m for m in MOMENTS if f"{m}.{name}" in tensors]  # none before a first step
+            known = [m for m in MOMENTS if f"{m}.{name}" in tensors]
             self.optimizer.state[weight] = {m: tensors[f"{m}.{name}"] for m in known}
-        self.losses, self.step = tensors["losses"].tolist(), int(metadata["step"])
+        self.losses = tensors["losses"].tolist()
+
+
+def told(path: Path, metadata: dict[str, str]) -> tuple[dict, int]:
+    """What the metadata of a run's file say: what it is a run of, and its steps so far."""
+    step = metadata.get("step", "")
+    try:
+        about = json.loads(metadata.get("run", ""))
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict) or not re.fullmatch("[0-9]{1,12}", step):
+        raise CheckpointError(f"{path} is no run of a training: its metadata do not describe one")
+    return about, int(step)
+
+
+def _kinds(tensors) -> dict[str, str]:
+    """The shape and dtype of each tensor."""
+    return {key: f"{tuple(value.shape)} {value.dtype}" for key, value in tensors.items()}
 
 
 def _as_trained(stored: Tensor) -> Tensor:

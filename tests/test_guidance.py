@@ -103,10 +103,48 @@ def test_all_of_it_in_a_sampler():
     assert x.isfinite().all() and x.shape == X.shape
 
 
+@pytest.mark.parametrize("t", [0, -3, 1.5, torch.tensor([1, 0, 5]), torch.tensor([1.0, 2, 3])])
+def test_a_time_that_the_paper_does_not_have(t):
+    with pytest.raises(ValueError, match="t must be a whole number from 1 to T, got"):
+        paper_time(lambda x, index: x)(X, t)
+
+
+WRONG = {"one channel": X[:, :1], "one sample": X[:1], "nothing": None, "a tuple": (X,)}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    "what, adapted",
+    {
+        "model": lambda wrong: cfg(lambda x, t, c: wrong, C, U, 2.0),
+        "v_model": lambda wrong: from_v(lambda x, t: wrong, AB),
+        "x0_model": lambda wrong: from_x0(lambda x, t: wrong, AB),
+        "eps_model": lambda wrong: corrected(lambda x, t: wrong, lambda eps, x, t: eps),
+        "corrector": lambda wrong: corrected(lambda x, t: x, lambda eps, x, t: wrong),
+    }.items(),
+)
+def test_what_an_adapters_function_returns_must_have_the_shape_of_x(what, adapted, wrong):
+    with pytest.raises(ValueError, match=f"what {what} returns must be a tensor of the shape of x"):
+        adapted(WRONG[wrong])(X, 5)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), None, "7.5", torch.tensor(7.5)])
+def test_wrong_scales(scale):
+    with pytest.raises(ValueError, match=r"^scale must be a number in \[-inf, inf\), got"):
+        cfg(model, C, U, scale)
+    with pytest.raises(ValueError, match=r"^rescale must be a number in \[0, inf\), got"):
+        cfg(model, C, U, 7.5, rescale=scale)
+
+
 def test_mistakes():
+    for cond, uncond in (([1.0], [2.0]), (C, None), (C.tolist(), U), (C, U.tolist())):
+        with pytest.raises(ValueError, match="tensors or dicts of such|needs uncond"):
+            cfg(model, cond, uncond, 7.5)(X, 1)
+    with pytest.raises(ValueError, match=r"with the 3 samples of x .* got \(1, 5\) and \(1, 5\)"):
+        cfg(model, C[:1], U[:1], 7.5)(X, 1)
     with pytest.raises(ValueError, match="needs uncond"):
         cfg(model, C, scale=7.5)
-    with pytest.raises(ValueError, match=r"one shape, got \(3, 5\) and \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"one shape, .* got \(3, 5\) and \(1, 5\)"):
         cfg(model, C, U[:1], 7.5)(X, 1)
     for uncond in (U, {"b": U}):
         with pytest.raises(ValueError, match="same keys"):

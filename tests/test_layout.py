@@ -19,9 +19,9 @@ ALLOWED = {  # what of minisd each may import; the rest may import anything but 
     "models": {"models", "configs"},
     "prediction": {"equations", "schedules"},
     "samplers": {"equations", "schedules", "prediction"},
-    "noise": {"equations"},
+    "noise": {"equations", "schedules", "prediction"},
     "guidance": {"equations", "schedules", "prediction"},
-    "losses": {"equations", "schedules"},
+    "losses": {"equations", "schedules", "prediction"},
 }
 RUNTIME = {
     "torch",
@@ -133,6 +133,15 @@ def test_the_index_of_equations_is_fresh():
     command = [sys.executable, ROOT / "tools" / "equation_index.py", "--check"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_index_of_equations_has_one_line_a_row():
+    index = README.split("<!-- index of equations", 1)[1].split("<!-- end of index -->")[0]
+    for line in index.splitlines()[1:]:  # a paper, a row of its table, or nothing between them
+        assert not line or line.startswith("**") or line.startswith("|") and line.endswith("|"), (
+            line
+        )
+        assert not line.startswith("|") or line.count("|") == 5, line
 
 
 def test_every_equation_is_shown_in_a_notebook():

@@ -155,6 +155,37 @@ def test_gaussian_nll_is_torchs():
     assert (losses.gaussian_nll(x, m, var) - expected).abs().max() <= 1e-12
 
 
+WEIGHT = torch.ones(T + 1)
+LOSSES = [
+    lambda model, t, eps: losses.l_simple(model, X0, t, eps, AB),
+    lambda model, t, eps: losses.l_weighted(model, X0, t, eps, AB, WEIGHT),
+    lambda model, t, eps: losses.l_t(model, X0, t, eps, AB),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("t", [0, -1, T + 1, 1.5])
+def test_a_time_that_the_paper_does_not_have(loss, t):
+    with pytest.raises(ValueError, match=f"t must be a whole number from 1 to {T}, got"):
+        loss(IDEAL, t, EPS)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_wrong_shapes(loss):
+    for wrong in (EPS[:1], EPS[:, 0], None):
+        with pytest.raises(ValueError, match="what eps_model returns must be a tensor"):
+            loss(lambda x, t, wrong=wrong: wrong, 5, EPS)
+        with pytest.raises(ValueError, match="eps must be a tensor of the shape of x"):
+            loss(IDEAL, 5, wrong)
+
+
+def test_times_of_a_batch_are_looked_at():
+    t = torch.ones(len(X0), dtype=torch.long)
+    for wrong in (0, T + 1):
+        with pytest.raises(ValueError, match=f"t must be a whole number from 1 to {T}, got"):
+            LOSSES[0](IDEAL, t.index_fill(0, torch.tensor(3), wrong), EPS)
+
+
 def test_fixed_small_has_no_l_0():
     with pytest.raises(ValueError, match="variance above 0 at t=1"):
         losses.l_t(IDEAL, X0, 1, EPS, AB, posterior_variance)

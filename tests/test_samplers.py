@@ -5,18 +5,25 @@ difference two samplers can show is their own. diffusers counts its timesteps fr
 minus 1. Where its settings or its behaviour depart, the test says so.
 """
 
+import inspect
 import math
+import typing
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
 from minisd import equations as eq
+from minisd import samplers
 from minisd.guidance import cfg, from_v, from_x0
 from minisd.models.toy import GaussianMixture, IdealDenoiser
 from minisd.noise import gaussian, keep, replay
 from minisd.prediction import Prediction
 from minisd.samplers import (
+    Steps,
     ddim,
     ddim_invert,
     ddpm,
@@ -461,6 +468,17 @@ def test_gaussian_options():
     assert abs(dropped.var() - 1 / 0.75) < 0.03  # the variance grows: 0.75 · (1/0.75)²
 
 
+def test_repeated_noise_is_dropped_sample_by_sample():
+    """As the official code has it: repeat first, then torch's dropout over the whole batch."""
+    x = torch.zeros(64, 8, 8, 8)
+    both, repeated = gaussian(3, repeat=True, dropout=0.25)(x), gaussian(3, repeat=True)(x)
+    zero = both == 0
+    assert abs(zero.double().mean() - 0.25) < 0.01
+    together = (zero[:-1] & zero[1:]).double().mean()  # neighbours in the batch: independent
+    assert abs(together - 0.25**2) < 0.01
+    close(both[~zero], repeated[~zero] / 0.75, 1e-6)
+
+
 def test_x_T_is_not_changed_in_place():
     x = X_T.clone()
     for sampler in SAMPLERS:
@@ -563,6 +581,13 @@ NAN = torch.full((4, 3), math.nan)
         (X_T, [1, 0], torch.tensor([1.0, 0.5, 0.5]), r"alpha_bar\[0\] = 1"),
         (X_T, [1, 0], torch.tensor([1.0, 0.5, 0.7]), r"alpha_bar\[0\] = 1"),
         (X_T, [1, 0], torch.tensor([1.0, math.nan]), r"alpha_bar\[0\] = 1"),
+        (X_T.tolist(), [1, 0], AB, "x must be a torch.Tensor, got a list"),
+        (X_T.numpy(), [1, 0], AB, "x must be a torch.Tensor, got a ndarray"),
+        (X_T, [1, 0], AB.tolist(), "ab must be a torch.Tensor, got a list"),
+        (X_T, [1, 0], AB.numpy(), "ab must be a torch.Tensor, got a ndarray"),
+        (X_T, [1, 0], AB.half(), "ab must be float64, .* got torch.float16"),
+        (X_T, [1, 0], AB.bfloat16(), "ab must be float64, .* got torch.bfloat16"),
+        (X_T, [1, 0], torch.tensor([1, 0]), "ab must be float64, .* got torch.int64"),
     ],
 )
 def test_mistakes_get_a_sentence(sampler, x, times, ab, message):
@@ -587,9 +612,12 @@ def test_the_largest_eta_that_fits(t, s):
 
 
 def test_wrong_eta():
-    for eta, message in [(-0.1, "at least 0"), (math.nan, "at least 0"), (3.0, "more noise")]:
-        with pytest.raises(ValueError, match=message):
-            next(ddim(IDEAL, X_T, [1000, 500, 0], AB, eta, gaussian(0)))
+    for eta in (-0.1, math.nan, math.inf, None, "1", torch.tensor([0.0, 1.0])):
+        for sampler in (ddim, plms, s_pndm, pndm):
+            with pytest.raises(ValueError, match=r"eta must be a number in \[0, inf\), got"):
+                next(sampler(IDEAL, X_T, [1000, 500, 0], AB, eta))
+    with pytest.raises(ValueError, match="more noise"):
+        next(ddim(IDEAL, X_T, [1000, 500, 0], AB, 3.0, gaussian(0)))
     with pytest.raises(ValueError, match="pass noise="):
         next(ddim(IDEAL, X_T, [1000, 0], AB, 0.5))
     for sampler in (plms, s_pndm, pndm):
@@ -606,6 +634,128 @@ def test_wrong_shapes():
         list(ddim(IDEAL, X_T, [1000, 500], AB, 1.0, replay([X_T[0]])))
 
 
+# Every sampler of the module and every function that it takes, a new one too, found by its
+# signature: all that they return must have the shape of x.
+
+X = draw(3, 4, 2, 2)
+WRONG = {
+    "one channel": X[:, :1],
+    "one sample": X[:1],
+    "a sample too many": torch.cat([X, X[:1]]),
+    "a dimension too many": X[None],
+    "one number": X.sum(),
+    "nothing": None,
+    "a tuple": (X,),
+    "an object": SimpleNamespace(sample=X),
+    "an array": X.numpy(),
+}
+RIGHT = {
+    "eps_model": lambda x, t: 0.1 * x,
+    "noise": gaussian(0),
+    "variance": fixed_small,
+    "project": lambda x0: x0.clamp(-1, 1),
+    "constrain": lambda x, t: x,
+}
+
+
+def functions_of(sampler):
+    """The names of the parameters that are functions."""
+    for name, parameter in inspect.signature(sampler).parameters.items():
+        kinds = [parameter.annotation, *typing.get_args(parameter.annotation)]
+        if Callable in kinds or any(typing.get_origin(kind) is Callable for kind in kinds):
+            yield name
+
+
+ALL_SAMPLERS = [
+    f
+    for name, f in vars(samplers).items()
+    if getattr(f, "__annotations__", {}).get("return") is Steps and not name.startswith("_")
+]
+TAKEN = [(sampler, name) for sampler in ALL_SAMPLERS for name in functions_of(sampler)]
+
+
+def sample(sampler, **functions):
+    told = inspect.signature(sampler).parameters
+    given = {name: RIGHT[name] for name in functions_of(sampler)} | functions
+    given |= {"eta": 1.0} if "eta" in told and "noise" in told else {}
+    return list(sampler(x=X, times=[1000, 500, 2, 1], ab=AB, **given))
+
+
+def test_every_sampler_and_every_function_is_found():
+    assert {f.__name__ for f in ALL_SAMPLERS} == {
+        *("ddpm", "ddim", "ddim_invert", "plms", "s_pndm", "pndm")
+    }
+    assert len(TAKEN) == 5 + 4 + 1 + 3 * 3
+    assert all(len(sample(sampler)) == 3 for sampler in ALL_SAMPLERS)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("sampler", "name"), TAKEN)
+def test_what_a_function_returns_must_have_the_shape_of_x(sampler, name, wrong):
+    message = "variance must be a number" if name == "variance" else f"what {name} returns must be"
+    with pytest.raises(ValueError, match=message):
+        sample(sampler, **{name: lambda *_: WRONG[wrong]})
+
+
+def test_what_came_and_what_is_expected_is_said():
+    for wrong, said in {
+        "one channel": r"\(3, 1, 2, 2\)",
+        "nothing": r"None \(is a return missing\?\)",
+        "a tuple": r"a tuple \(return the tensor in it\)",
+        "an object": r"a SimpleNamespace \(return the tensor in it\)",
+    }.items():
+        expected = (
+            r"what eps_model returns must be a tensor of the shape of x, \(3, 4, 2, 2\), got "
+        )
+        with pytest.raises(ValueError, match=expected + said):
+            sample(ddim, eps_model=lambda x, t, wrong=wrong: WRONG[wrong])
+
+
+PARTS = {"channel": (slice(None), slice(1)), "sample": (slice(1),)}
+ADAPTED = {
+    "v": lambda part: from_v(lambda x, t: x[part], AB),
+    "x0": lambda part: from_x0(lambda x, t: x[part], AB),
+    "Prediction's x0": lambda part: lambda x, t: Prediction(x, x[part]),
+    "Prediction's eps": lambda part: lambda x, t: Prediction(x[part], x),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("adapted", ADAPTED)
+@pytest.mark.parametrize("sampler", ALL_SAMPLERS)
+def test_adapters_hide_no_wrong_shape(sampler, adapted, part):
+    with pytest.raises(ValueError, match="must be a tensor of the shape of x"):
+        sample(sampler, eps_model=ADAPTED[adapted](PARTS[part]))
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, None, True, "1"])
+def test_wrong_refine(wrong):
+    with pytest.raises(ValueError, match="refine must be a whole number of at least 0"):
+        next(ddim_invert(IDEAL, X_T, [1000, 500], AB, wrong))
+
+
+def test_no_last_step():
+    steps = ddim(IDEAL, X_T, [1000, 500], AB)
+    assert last(steps).t == 500
+    for none_left in ([], steps):
+        with pytest.raises(ValueError, match="there is no last step"):
+            last(none_left)
+
+
+def test_keep_takes_what_fits():
+    """The mask broadcasts; x0, and the noise for it, have the shape of x."""
+    mask = torch.ones(2, 2).double()
+    for x0, noise in ((X[:1], gaussian(0)), (X[:, :1], gaussian(0)), (X, lambda x: x[:, :1])):
+        with pytest.raises(ValueError, match="must be a tensor of the shape of x"):
+            sample(ddim, constrain=keep(mask, x0, AB, noise))
+    with pytest.raises(ValueError, match="what constrain returns must be"):
+        sample(ddim, constrain=keep(mask[None, None, None], X, AB, gaussian(0)))
+    assert torch.equal(sample(ddim, constrain=keep(mask, X, AB, gaussian(0)))[-1].x, X)
+    for t in (-1, 1001):
+        with pytest.raises(ValueError, match="t must be a whole number from 0 to 1000"):
+            keep(mask, X, AB, gaussian(0))(X, t)
+
+
 def test_eps_at_zero_snr_is_refused():
     ab = alpha_bar(zero_terminal_snr(scaled_linear_betas()))
     for sampler in SAMPLERS:
@@ -613,7 +763,16 @@ def test_eps_at_zero_snr_is_refused():
             next(sampler(IdealDenoiser(MIXTURE, ab), X_T, [1000, 0], ab))
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"dropout": 1.0}, {"dropout": -0.1}])
-def test_wrong_noise(bad):
-    with pytest.raises(ValueError, match="temperature must be"):
-        gaussian(0, **bad)
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [*(("temperature", t) for t in (-1, math.nan, math.inf, None, "1"))]
+    + [*(("dropout", p) for p in (1.0, -0.1, math.nan, None))]
+    + [*(("generator", g) for g in (None, "0", 0.0, -1, True))],
+)
+def test_wrong_noise(name, bad):
+    with pytest.raises(ValueError, match=rf"{name}.* must be"):
+        gaussian(**{"generator": 0, name: bad})
+
+
+def test_noise_of_numpys_seed():
+    assert torch.equal(gaussian(np.int64(3))(X), gaussian(3)(X))

@@ -11,6 +11,9 @@ from minisd.schedules import (
     all_times,
     alpha_bar,
     at,
+    check_count,
+    check_number,
+    check_t,
     check_times,
     cosine_betas,
     ldm_quad_times,
@@ -104,7 +107,8 @@ def test_snr():
 
 def test_at_shapes_for_broadcasting():
     values, x = torch.arange(5.0, dtype=torch.float64), torch.zeros(3, 4, 2, 2)
-    assert at(values, 2, x) == 2 and at(values, 2, x).ndim == 0
+    assert at(values, 2, x) == 2 and type(at(values, 2, x)) is float  # float64 on every device
+    assert at(values, torch.tensor(3), x) == 3
     each = at(values, torch.tensor([1, 0, 4]), x)
     assert each.shape == (3, 1, 1, 1) and each.dtype == torch.float32
     assert each.flatten().tolist() == [1, 0, 4]
@@ -280,6 +284,70 @@ def test_too_few_betas():
     close(alpha_bar(zero_terminal_snr(two)), [1, 0.81, 0], 1e-7)
     assert all(len(buffer) == 2 for buffer in official_buffers(two).values())
     assert all(buffer.dtype == torch.float64 for buffer in official_buffers(two).values())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: linear_betas(5, math.nan), r"in \(0, 1\], but the line goes from nan"),
+        (lambda: linear_betas(5, 1e-4, math.inf), r"in \(0, 1\], but the line .* to inf"),
+        (lambda: sqrt_betas(5, 0.0), r"in \(0, 1\], but the line goes from 0.0"),
+        (lambda: linear_betas(5, 1.5, 0.5), r"in \(0, 1\], but the line goes from 1.5 to 0.5"),
+        (lambda: linear_betas(5, 0.5, 1.5), r"in \(0, 1\], but the line goes from 0.5 to 1.5"),
+        (lambda: sqrt_betas(5, 0.1, 0.0), r"in \(0, 1\], but the line goes from 0.1 to 0.0"),
+        (lambda: scaled_linear_betas(5, -1.0), "but the line goes from -1.0"),
+        (lambda: cosine_betas(10, -1), "betas must be"),
+        (lambda: cosine_betas(10, math.nan), "betas must be"),
+        (lambda: cosine_betas(10, max_beta=0.0), "betas must be"),
+        (lambda: zero_terminal_snr(torch.ones(5)), "all but the last below 1"),
+        (lambda: zero_terminal_snr(torch.tensor([0.5, 1.0, 1.0])), "all but the last below 1"),
+    ],
+)
+def test_no_schedule_holds_nan(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_widest_lines_of_betas():
+    for make in (scaled_linear_betas, linear_betas, sqrt_betas):
+        close(make(3, 1.0, 1.0), [1, 1, 1])
+    two = torch.tensor([0.19, 1.0], dtype=torch.float64)
+    close(alpha_bar(zero_terminal_snr(two)), [1, 0.81, 0])
+
+
+TIMES = [(-1, 0), (4, 0), (1.5, 0), (True, 0), (0, 1), (-3, 1), (torch.tensor([1, 0]), 1)]
+TIMES += [(torch.tensor([1, 4]), 1), (torch.tensor([1.0]), 0), (torch.tensor([True]), 0)]
+
+
+@pytest.mark.parametrize(("t", "first"), TIMES)
+def test_wrong_single_times(t, first):
+    with pytest.raises(ValueError, match=rf"t must be a whole number from {first} to 3, got"):
+        check_t(t, 3, first)
+    if first == 0:
+        with pytest.raises(ValueError, match="t must be a whole number from 0 to 3, got"):
+            at(torch.arange(4.0), t, torch.zeros(1))
+
+
+def test_single_times_that_are_taken():
+    for t in (1, 3, np.int64(2), torch.tensor(3), torch.tensor([1, 3], dtype=torch.int32)):
+        check_t(t, 3)
+    check_t(0, 3, first=0)
+    check_t(10**9)
+    with pytest.raises(ValueError, match="t must be a whole number from 1 to T, got 0"):
+        check_t(0)
+    check_t(torch.tensor([0, 99], device="meta"), 3)  # on a device: not waited for
+
+
+def test_numpys_whole_numbers_are_taken():
+    assert trailing_times(np.int64(1000), np.int32(4)) == [1000, 750, 500, 250, 0]
+    assert check_count("steps", np.int64(4)) == 4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.0, None, "0", torch.tensor(0.5)])
+def test_wrong_numbers(value):
+    with pytest.raises(ValueError, match=r"share must be a number in \[0, 1\), got"):
+        check_number("share", value, below=1)
+    assert check_number("share", 0) == 0 and check_number("share", np.float32(0.5)) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every stage of the tiny model, trained for a few steps, exported; and what each learns from."""
 
+import re
 import shutil
 
 import numpy as np
@@ -89,6 +90,31 @@ def test_a_first_stage_of_another_training_is_not_exported(folder, tmp_path):
         train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
 
 
+def test_a_checkpoint_of_the_runs_beside_it(folder, tmp_path, monkeypatch):
+    """The advice to who gives a run as --begin, followed to the letter."""
+    with pytest.raises(ValueError, match="make one of the runs beside it with") as told:
+        train.begun(folder / "kl.safetensors")
+    words = str(told.value).split("python -m minisd.train ")[1].split(", and their")[0].split(" ")
+    monkeypatch.chdir(tmp_path)
+    train.main([*words, "--scenes", "60"])
+    assert train.begun(tmp_path / "tiny.safetensors").unet is not None
+
+
+def test_a_unet_of_a_strange_scale_is_not_exported(folder, tmp_path):
+    for name in ("kl", "unet"):
+        shutil.copy(folder / f"{name}.safetensors", tmp_path)
+    path = tmp_path / "unet.safetensors"
+    tensors, about = content(path), tensorfile.open_tensors(path)[1]
+    for scale in ("null", "NaN"):
+        run = re.sub(r'"scale": [0-9.]+', f'"scale": {scale}', about["run"])
+        tensorfile.save_tensors(path, tensors, about | {"run": run})
+        with pytest.raises(tensorfile.CheckpointError, match="unet learned latents of scale"):
+            train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
+    tensorfile.save_tensors(path, tensors, {})
+    with pytest.raises(tensorfile.CheckpointError, match="unet.* is no run of a training"):
+        train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
+
+
 def test_a_finished_model_is_trained_on(folder, tmp_path):
     """--begin: its weights, its first stage and its scale, and no run is needed for them."""
     begin, out = folder / "tiny.safetensors", tmp_path / "on.safetensors"
@@ -106,6 +132,13 @@ def test_a_finished_model_is_trained_on(folder, tmp_path):
     moved = [key for key in old if not torch.equal(old[key], new[key])]
     assert old.keys() == new.keys() and not [k for k in moved if k.startswith("first_stage")]
     assert any(k.startswith("model.") for k in moved)
+    run = tmp_path / "unet.safetensors"  # no checkpoint yet, but what the sentence says makes one
+    on_run = ["unet", "--begin", str(run), "--folder", str(tmp_path / "on"), "--scenes", "60"]
+    with pytest.raises(SystemExit, match="is a run, and --begin takes a checkpoint") as end:
+        train.main(on_run)
+    assert f"python -m minisd.train export --folder {tmp_path}, and their --scenes" in str(
+        end.value
+    )
     with pytest.raises(SystemExit, match="settings .*begin"):  # the run began with others
         shutil.copy(folder / "unet.safetensors", tmp_path)
         train.main([*words, "--scenes", "60", "--out", str(out)])

@@ -167,6 +167,169 @@ def test_a_loss_that_is_no_number_stops_and_spoils_nothing(tmp_path, wrong):
     assert same(trained(path), trained(tmp_path / "whole.safetensors"))
 
 
+# ---- a run's file is compared with its network --------------------------------------------
+
+CONV, NORM = "conv.weight", "norm.weight"
+
+
+def change(key, function):
+    def corrupt(tensors, about):
+        tensors[key] = function(tensors[key])
+
+    return corrupt
+
+
+def rename(key, other):
+    def corrupt(tensors, about):
+        tensors[other] = tensors.pop(key)
+
+    return corrupt
+
+
+def say(key, value):
+    def corrupt(tensors, about):
+        about[key] = value
+        if value is None:
+            del about[key]
+
+    return corrupt
+
+
+def one(value):
+    def changed(x):
+        x = x.clone()
+        x.view(-1)[:1] = value
+        return x
+
+    return changed
+
+
+FIRST = lambda x: x.flatten()[:1]  # noqa: E731
+NAN, INF = float("nan"), float("inf")
+MISSING, UNEXPECTED, SHAPE = "missing: ", "1 unexpected: ", "1 wrongly shaped: "
+LIKE_THE_WEIGHT = ("network", "average", "exp_avg", "exp_avg_sq")
+CORRUPTIONS = {
+    **{f"run = {text}": (say("run", text), "is no run of a training")
+       for text in ("[]", "null", "3", '"run"', "{", "", "[" * 100_000, None)},
+    **{f"step = {text}": (say("step", text), "is no run of a training")
+       for text in ("", "-1", "1.5", "7 ", "many", "0x7", "9" * 5000, "٧", None)},
+    "run = {}": (say("run", "{}"), "is a run with other settings"),
+    "run with NaN": (say("run", '{"seed": NaN}'), "is a run with other settings"),
+    "step = 99999999": (say("step", "99999999"), SHAPE + r"losses is \(7,\).*not \(99999999,\)"),
+    "step = 6": (say("step", "6"), SHAPE + r"losses is \(7,\)"),
+    "step = 0": (say("step", "0"), SHAPE + r"losses is \(7,\)"),
+    "losses renamed": (rename("losses", "loss"), MISSING + "losses"),
+    "losses in 2 dimensions": (change("losses", lambda x: x[None]), SHAPE + "losses"),
+    "losses shorter": (change("losses", lambda x: x[1:]), SHAPE + "losses"),
+    "losses in float32": (change("losses", lambda x: x.float()), SHAPE + "losses"),
+    "losses NaN": (change("losses", one(NAN)), "numbers in losses that no training writes"),
+    "a stranger": (lambda tensors, about: tensors.update(stranger=torch.zeros(2)), UNEXPECTED),
+    **{f"{kind} renamed": (rename(f"{kind}.{CONV}", f"{kind}.other"), MISSING + f"{kind}.{CONV}")
+       for kind in (*LIKE_THE_WEIGHT, "step")},
+    **{f"{kind} of one number": (change(f"{kind}.{CONV}", FIRST), SHAPE + rf"{kind}.{CONV} is \(1,")
+       for kind in LIKE_THE_WEIGHT},
+    **{f"{kind} of another order": (change(f"{kind}.{CONV}", lambda x: x.movedim(0, 1)), SHAPE)
+       for kind in LIKE_THE_WEIGHT},
+    **{f"{kind} in {dtype}": (change(f"{kind}.{CONV}", lambda x, d=dtype: x.to(d)), SHAPE)
+       for kind in LIKE_THE_WEIGHT for dtype in (torch.float16, torch.float64, torch.int32)},
+    **{f"{kind} with {value}": (change(f"{kind}.{NORM}", one(value)), f"numbers in {kind}.{NORM}")
+       for kind in (*LIKE_THE_WEIGHT, "step") for value in (NAN, -INF)},
+    "step of a weight as a line": (change(f"step.{NORM}", lambda x: x[None]), SHAPE + "step."),
+    "step of a weight below 0": (change(f"step.{NORM}", one(-1)), f"numbers in step.{NORM}"),
+    "a square below 0": (change(f"exp_avg_sq.{NORM}", one(-1)), f"numbers in exp_avg_sq.{NORM}"),
+    "moments of a fixed weight": (
+        rename(f"exp_avg.{NORM}", "exp_avg.fixed.weight"), f"{MISSING}exp_avg.{NORM}.*{UNEXPECTED}"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seventh(tmp_path_factory):
+    """A run's file after seven steps: its tensors, and what it says."""
+    path = tmp_path_factory.mktemp("seventh") / "toy.safetensors"
+    return trained(path, stop=7), tensorfile.open_tensors(path)[1]
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_a_corrupted_run_is_told_in_a_sentence(corruption, seventh, tmp_path):
+    path = tmp_path / "toy.safetensors"
+    tensors, about = (dict(part) for part in seventh)
+    corrupt, message = CORRUPTIONS[corruption]
+    corrupt(tensors, about)
+    tensorfile.save_tensors(path, tensors, about)
+    before = path.read_bytes()
+    with pytest.raises(tensorfile.CheckpointError, match=message):
+        Run(Toy(), SETTINGS, path)
+    assert path.read_bytes() == before
+
+
+def test_any_tensor_of_a_run_may_be_lost(seventh, tmp_path):
+    path = tmp_path / "toy.safetensors"
+    tensors, about = seventh
+    for lost in tensors:
+        tensorfile.save_tensors(path, {k: v for k, v in tensors.items() if k != lost}, about)
+        with pytest.raises(tensorfile.CheckpointError, match=f"1 missing: {lost}"):
+            Run(Toy(), SETTINGS, path)
+
+
+# ---- two trainings in one folder, and a folder that cannot be written to --------------------
+
+
+def test_a_run_that_another_training_wrote_is_not_replaced(tmp_path):
+    path = tmp_path / "toy.safetensors"
+    for other in ({"settings": SETTINGS._replace(rate=2e-2)}, {}):  # with other settings, or not
+        path.unlink(missing_ok=True)
+        first, second = (
+            Run(Toy(), SETTINGS, path),
+            Run(Toy(), other.get("settings", SETTINGS), path),
+        )
+        next(first.go())
+        first.save()
+        before = path.read_bytes()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="written by another training.*another folder"):
+                second.save()
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+        next(first.go())
+        first.save()  # its own it may write on
+    resumed = Run(Toy(), SETTINGS, path)
+    next(resumed.go())
+    resumed.save()
+    with pytest.raises(ValueError, match="step 2 of this one is not saved"):
+        first.save()
+    path.unlink()
+    first.save()  # nobody's any more
+
+
+def full(*_, **__):
+    raise tensorfile.SafetensorError("Error while serializing: I/O error: No space left on device")
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "toy.safetensors"
+    good = trained(path, stop=4)
+    run = Run(Toy(), SETTINGS, path)
+    next(run.go())
+    monkeypatch.setattr(training, "save_tensors", full)
+    with pytest.raises(ValueError, match="cannot write .*toy.safetensors: .*No space left"):
+        run.save()
+    assert same(content(path), good) and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "toy.png"
+    train.draw_losses([3.0, 2.0, 1.0], path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ValueError, match="cannot write .*toy.png: No space left on device"):
+        train.draw_losses([3.0], path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 # ---- killed, and shared -------------------------------------------------------------------
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -284,6 +447,8 @@ def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch):
     [
         (["clip"], "no stage 'clip'; there are kl, vq, text, unet, export"),
         (["kl", "--steps", "0"], "--steps: must be a whole number from 1, got '0'"),
+        (["unet", "--seed", "-1"], "--seed: must be a whole number from 0, got '-1'"),
+        (["kl", "--steps", "9" * 5000], "--steps: must be a whole number from 1, got '999"),
         (["kl", "--steps", "many"], "--steps: must be a whole number from 1, got 'many'"),
         (["unet", "--folder", "."], "kl.safetensors is not there: train kl first"),
         (["export", "--folder", "."], "kl.safetensors is not there: train kl first"),
@@ -303,7 +468,15 @@ def test_mistakes_of_the_command_are_sentences(words, sentence, tmp_path, monkey
     assert end.value.code not in (0, None) and sentence in said
 
 
-def test_it_is_stopped_by_hand_and_goes_on(tmp_path, monkeypatch):
+@pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed")
+def test_half_of_what_torchrun_sets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit, match="variable RANK expected, but not set"):
+        train.main(["kl", "--folder", str(tmp_path)])
+
+
+def test_it_is_stopped_by_hand_and_goes_on(tmp_path, monkeypatch, capsys):
     def stop(toy):
         toy.wrong.clear()
         raise KeyboardInterrupt
@@ -312,8 +485,10 @@ def test_it_is_stopped_by_hand_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SETTINGS", {"kl": SETTINGS})
     monkeypatch.setattr(train, "stage", lambda *_: toy)
     words = ["kl", "--folder", str(tmp_path / "runs"), "--save-every", "0"]
-    with pytest.raises(SystemExit, match="stopped; the same command goes on from the last save"):
+    with pytest.raises(SystemExit) as end:
         train.main(words)
+    assert end.value.code == 130
+    assert "stopped; the same command goes on from the last save\n" in capsys.readouterr().err
     path = tmp_path / "runs" / "kl.safetensors"
     assert len(content(path)["losses"]) == 20
     train.main(words)

@@ -46,8 +46,9 @@ def functions():
 
 
 def citations(function) -> dict[str, str]:
-    """{paper: where in it} from the docstring's first words, up to the colon."""
-    head = (inspect.getdoc(function) or "").partition(":")[0]
+    """{paper: where in it} from the docstring's first paragraph, as far as its first colon."""
+    paragraph = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+    head = paragraph.partition(":")[0].rstrip(".")
     papers = re.compile(rf"(?<![\w-])(?:{'|'.join(PAPERS)}) ")
     if not papers.match(head):
         return {}

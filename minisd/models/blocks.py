@@ -13,14 +13,14 @@ def timestep_embedding(index: Tensor, dim: int, max_period: float = 10_000) -> T
 
         cos(i ω_k), sin(i ω_k)  with  ω_k = max_period^(-k/(dim/2)),  k = 0..dim/2-1
 
-    index (b,), the network's, from 0 -> float32 (b, dim).
+    index (b,), the network's, from 0 -> float32 (b, dim); an odd dim ends in a column of zeros.
     Official: `timestep_embedding`
     """
     half = dim // 2
     k = torch.arange(half, device=index.device, dtype=torch.float32)
     frequency = torch.exp(-math.log(max_period) * k / half)  # the official rounding: k, then half
     angle = index[:, None].float() * frequency  # (b, dim / 2)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
+    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, dim % 2))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
