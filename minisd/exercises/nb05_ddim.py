@@ -142,6 +142,12 @@ EXERCISES = {
             "s and t are swapped: the arrow's length belongs to the time it goes to": (
                 lambda x, x0, ab_t, ab_s, sg: (1 - ab_t - sg**2).sqrt() * eps_from_x0(x, x0, ab_t)
             ),
+            "√(1-ᾱ_s) is the whole length; σ_t² of it is left for fresh noise": (
+                lambda x, x0, ab_t, ab_s, sg: (1 - ab_s).sqrt() * eps_from_x0(x, x0, ab_t)
+            ),
+            "σ_t belongs to the fresh noise z, and √(1-ᾱ_s-σ_t²) to ε": (
+                lambda x, x0, ab_t, ab_s, sg: sg * eps_from_x0(x, x0, ab_t)
+            ),
             "x_t - √ᾱ_t x_0 is √(1-ᾱ_t) ε, not yet ε": lambda x, x0, ab_t, ab_s, sg: (
                 (1 - ab_s - sg**2).sqrt() * (x - ab_t.sqrt() * x0)
             ),
