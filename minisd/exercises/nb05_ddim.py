@@ -198,6 +198,9 @@ EXERCISES = {
             "ᾱ_s is ᾱ_t divided by 1-β_t: an earlier time has more signal": lambda b, ab, eta: (
                 eta * ((1 - ab * (1 - b)) / (1 - ab) * b).sqrt()
             ),
+            "upside down: 1-ᾱ_s stands above, since nothing is left to add where ᾱ_s is 1": (
+                lambda b, ab, eta: eta * ((1 - ab) / (1 - ab / (1 - b)) * b).sqrt()
+            ),
             "that is √β_t, DDPM's larger choice; η = 1 gives the posterior's": lambda b, ab, eta: (
                 eta * b.sqrt() * torch.ones_like(ab)
             ),
