@@ -3,14 +3,15 @@
 Both print the same text on every machine: a bound that was met, never the last digits.
 """
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 
-from .guarded import TooLong, full_name, noticing, own_line, time_limit
-from .verdicts import BLANK, WRONG, copies, difference, numbers, verdict
+from .guarded import TooLong, attempt, full_name, noticing, own_line, time_limit
+from .verdicts import BLANK, WRONG, NotNumbers, copies, difference, numbers, verdict
 
 SECONDS = 5  # a function of an exercise takes milliseconds
 
@@ -40,7 +41,10 @@ class Exercise:
 
 def compare(name: str, a, b, tolerance: float = 1e-12) -> None:
     """Print that max |a - b| ≤ tolerance, or raise an AssertionError that says where they part."""
-    a, b = numbers(a), numbers(b)
+    try:
+        a, b = numbers(a), numbers(b)
+    except NotNumbers as other:
+        raise NotNumbers(f"{name}: compare needs real numbers, but one side is {other}") from None
     wrong = difference(a, b, tolerance)
     if wrong:
         raise AssertionError(f"{name}: {wrong}")
@@ -57,7 +61,14 @@ def check(name: str, answer: Callable, required: bool = False) -> None:
     from .exercises import EXERCISES
 
     if name not in EXERCISES:
-        raise ValueError(f"there is no exercise {name!r}; there are {', '.join(sorted(EXERCISES))}")
+        near = difflib.get_close_matches(str(name), EXERCISES, 1)
+        told = f"did you mean {near[0]!r}?" if near else "the notebook's headings have their names"
+        raise ValueError(f"there is no exercise {name!r}; {told}")
+    if not callable(answer):
+        raise TypeError(
+            f"{name}: give check the function itself, check({name!r}, my_{name}), without calling "
+            f"it; it was given a {type(answer).__name__}"
+        )
     exercise = EXERCISES[name]
     cases = exercise.drawn()
     answers = _Answers(name, answer, cases, [exercise.reference, *exercise.given])
@@ -98,7 +109,7 @@ class _Answers:
         __tracebackhide__ = True
         try:
             with noticing(self.ours) as called, time_limit(SECONDS):
-                answer = self.function(*copies(self.cases[i]))
+                answer = attempt(self.function, copies(self.cases[i]))
             self.called += called
             return answer
         except TooLong as error:

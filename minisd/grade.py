@@ -20,9 +20,9 @@ import threading
 from tqdm import tqdm
 
 from .grading.jobs import ERROR, Mark, Row, Settings, grade, package_files, try_user
-from .grading.page import answers_csv, lines, page, table_csv
+from .grading.page import answers_csv, lines, page, table_csv, unread_lines
 from .grading.record import Record, key
-from .grading.submission import Submission, collect, content
+from .grading.submission import Submission, Unread, collect, content
 
 
 def grade_all(
@@ -74,12 +74,12 @@ def _unable(submission: Submission, note: str) -> Row:
     return Row(submission.student, submission.name, found.notebook, marks, note)
 
 
-def write(rows: list[Row], folder: pathlib.Path) -> None:
+def write(rows: list[Row], unread: list[Unread], folder: pathlib.Path) -> None:
     """The tables, each whole or not at all."""
     tables = {"index.html": page, "table.csv": table_csv, "answers.csv": answers_csv}
     for name, make in tables.items():
         part = folder / f"{name}.part"
-        part.write_text(make(rows), encoding="utf-8", errors="replace")
+        part.write_text(make(rows, unread), encoding="utf-8", errors="replace")
         os.replace(part, folder / name)
 
 
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.user:
             try_user(given.user)
-        submissions = collect(given.submissions)
+        submissions, unread = collect(given.submissions)
     except ValueError as error:
         parser.error(str(error))
     if given.out:
@@ -116,10 +116,12 @@ def main(arguments: list[str] | None = None) -> int:
     if given.out is None:
         print("\n".join(map(lines, rows)))
     else:
-        write(rows, given.out)
+        write(rows, unread, given.out)
         print(
             f"{len(rows)} submissions, {sum(r.points for r in rows)} points: {given.out}/index.html"
         )
+    if unread:
+        print(unread_lines(unread))
     return 0
 
 

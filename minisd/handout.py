@@ -1,8 +1,9 @@
 """A class's copies of notebooks: `python -m minisd.handout NOTEBOOKS... --out FOLDER`.
 
 The functions that a `check` asks for are emptied to stubs (solutions notebooks may be given too),
-outputs of these cells and of the checks are cleared, the rest stays as it is. With --nbgrader the
-same cells carry nbgrader's marks, for the `source` folder of a course.
+and then called, to see that they answer nothing; outputs of the cells that name them are cleared,
+links to the solutions are taken out, the rest stays as it is. With --nbgrader the same cells carry
+nbgrader's marks, for the `source` folder of a course.
 """
 
 import argparse
@@ -11,68 +12,152 @@ import json
 import pathlib
 import re
 import sys
+import warnings
 
+from .check import SECONDS
 from .exercises import EXERCISES
+from .grading.calls import Call, calls, parsed
 from .grading.jobs import POINTS
+from .guarded import attempt, time_limit
+from .verdicts import blank, copies
 
-CHECK = re.compile(r'^check\(\s*["\'](\w+)["\']\s*,\s*(\w+)\s*\)\s*$', re.M)
-REGION = re.compile(r"^([ \t]*)### BEGIN SOLUTION[^\n]*\n.*?### END SOLUTION[^\n]*$", re.M | re.S)
+REGION = re.compile(
+    r"^([ \t]*)### BEGIN SOLUTION.*\n(?:(?![ \t]*### (?:BEGIN|END) SOLUTION).*\n)*"
+    r"[ \t]*### END SOLUTION.*$",
+    re.M,
+)
+LINK = re.compile(r"\[([^\[\]\n]*)\]\([^()\s]*solutions/[^()\s]*\.ipynb[^()\s]*\)")
 BLANK = "...  # your code"
 
 
 def emptied(source: str, function: str) -> str:
-    """A cell with the body of `function` a stub again; a cell that holds a stub is not changed.
-
-    A region between ### BEGIN SOLUTION and ### END SOLUTION is the blank, or else the whole body
-    but its docstring. Raises ValueError for a cell that Python cannot read.
+    """A cell with the body of every `def` of a function a stub again, but for its docstring; a body
+    that is a stub stays as it is. Raises ValueError for a cell that Python cannot read, or that
+    gives the name in another way.
     """
-    if REGION.search(source):
-        return REGION.sub(rf"\1{BLANK}\n\1return ...", source)
     lines = source.split("\n")
-    first, last, indent = _body(source, function)
-    own = "\n".join(lines[first:last])
-    if BLANK in own and re.search(r"^ +return \.\.\.", own, re.M):
-        return source
-    return "\n".join([*lines[:first], indent + BLANK, indent + "return ...", *lines[last:]])
+    for node in _defs(source, function)[::-1]:
+        if not all(map(_is_blank, _statements(node))):
+            first, last, indent = _body(node, lines)
+            lines[first:last] = [indent + BLANK, indent + "return ..."]
+    return "\n".join(lines)
 
 
-def _body(source: str, function: str) -> tuple[int, int, str]:
-    """First line and past the last of a function's body, without its docstring; its indent."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise ValueError(f"the cell of {function} cannot be read: {error}") from None
-    node = next(n for n in tree.body if getattr(n, "name", None) == function)
-    body = node.body[ast.get_docstring(node) is not None :]
+def _defs(source: str, function: str) -> list:
+    """The definitions of a function in a cell, wherever they stand."""
+    tree = parsed(source)
+    if tree is None:
+        raise ValueError(f"a cell with {function} cannot be read as Python")
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            found.append(node)
+        names = [getattr(node, field, None) for field in ("name", "asname", "id")]
+        if function in names and not isinstance(getattr(node, "ctx", None), ast.Load | ast.Del):
+            if node not in found:
+                raise ValueError(f"{function} is not only given by `def`; the rest would stay")
+    return sorted(found, key=lambda node: node.lineno)
+
+
+def _statements(node: ast.FunctionDef) -> list[ast.stmt]:
+    return node.body[ast.get_docstring(node) is not None :]
+
+
+def _is_blank(statement: ast.stmt) -> bool:
+    """Whether it is `...`, `return ...` or `y = ...`."""
+    value = getattr(statement, "value", None)
+    values = value.elts if isinstance(value, ast.Tuple) else [value]
+    return all(isinstance(v, ast.Constant) and v.value is ... for v in values)
+
+
+def _body(node: ast.FunctionDef, lines: list[str]) -> tuple[int, int, str]:
+    """First line and past the last of a function's body and the comments around it, without its
+    docstring; its indent.
+    """
+    body = _statements(node)
     if not body or body[0].lineno == node.lineno:
-        raise ValueError(f"{function} needs a body on lines of its own")
-    return body[0].lineno - 1, node.end_lineno, " " * body[0].col_offset
+        raise ValueError(f"{node.name} needs a body on lines of its own")
+    first, last, indent = body[0].lineno - 1, node.end_lineno, " " * body[0].col_offset
+    while lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    while last < len(lines) and lines[last].startswith(indent + "#"):
+        last += 1
+    return first, last, indent
+
+
+def _prove(node: ast.FunctionDef, name: str) -> None:
+    """Call a function of the copy, without its decorators and defaults, on the cases of `check`.
+    Raises ValueError if it answers one of them.
+    """
+    node.decorator_list, node.returns, given = [], None, node.args
+    given.defaults = [ast.Constant(None) for _ in given.defaults]
+    given.kw_defaults = [value and ast.Constant(None) for value in given.kw_defaults]
+    for part in ast.walk(given):
+        if isinstance(part, ast.arg):
+            part.annotation = None
+    names = {}
+    exec(compile(ast.fix_missing_locations(ast.Module([node], [])), "copy", "exec"), names)
+    for case in EXERCISES[name].drawn():
+        try:
+            with time_limit(SECONDS):
+                got = attempt(names[node.name], copies(case))
+        except Exception as error:
+            raise ValueError(f"{node.name} of the copy fails on {name}: {error}") from None
+        if not blank(got):
+            raise ValueError(f"{node.name} of the copy still answers {name}")
 
 
 def hand_out(notebook: dict, nbgrader: bool = False) -> dict:
     """A class's copy of a notebook (its JSON). Raises ValueError where a check's function is in no
-    cell, or a name is no exercise's.
+    cell or cannot be emptied, or a name is no exercise's; warns of a check that was not understood.
     """
     notebook = json.loads(json.dumps(notebook))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for cell in cells:
-        for name, function in CHECK.findall("".join(cell["source"])):
-            if name not in EXERCISES:
-                raise ValueError(f"there is no exercise {name!r}")
-            stub = _stub(cells, function)
-            _set(stub, emptied("".join(stub["source"]), function))
-            _clear(stub)
+    for number, cell in enumerate(cells):
+        cell["metadata"].pop("nbgrader", None)
+        tree = parsed(_source(cell))
+        found, strange = calls(tree)
+        if strange or (tree is None and re.search(r"\bcheck\s*\(", _source(cell))):
+            told = f"code cell {number + 1} has a check that was not understood"
+            warnings.warn(f"{told}; see that no answer is left in it", stacklevel=2)
+        for call in found:
+            if call.exercise not in EXERCISES:
+                raise ValueError(f"there is no exercise {call.exercise!r}")
+            stub = _empty(cells, call)
             _clear(cell)
             if nbgrader:
-                _mark(stub, cell, name, function)
+                _mark(stub, cell, call)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            _set(cell, LINK.sub(r"\1", _source(cell)))
+        elif cell["cell_type"] == "code" and not nbgrader:  # which takes them out itself
+            _set(cell, REGION.sub(rf"\1{BLANK}", _source(cell)))
     return notebook
 
 
-def _stub(cells: list[dict], function: str) -> dict:
+def _empty(cells: list[dict], call: Call) -> dict:
+    """Empty the function that a check asks for, in all cells; gives the last cell that has it."""
+    function, stub = call.answer, None
+    if not function.isidentifier():
+        raise ValueError(f"check({call.exercise!r}, {function}) must name a function, to empty it")
     for cell in cells:
-        if re.search(rf"^def {function}\(", "".join(cell["source"]), re.M):
-            return cell
-    raise ValueError(f"no cell has the function {function} that a check asks for")
+        if not re.search(rf"\b{function}\b", _source(cell)):
+            continue
+        _clear(cell)
+        given = rf"\b(def|class|as)\s+{function}\b|\b{function}\s*[,=:]"
+        if parsed(_source(cell)) is None and not re.search(given, _source(cell)):
+            continue
+        _set(cell, emptied(_source(cell), function))
+        for node in _defs(_source(cell), function):
+            _prove(node, call.exercise)
+            stub = cell
+    if stub is None:
+        raise ValueError(f"no cell has the function {function} that a check asks for")
+    return stub
+
+
+def _source(cell: dict) -> str:
+    return "".join(cell["source"])
 
 
 def _clear(cell: dict) -> None:
@@ -80,20 +165,28 @@ def _clear(cell: dict) -> None:
 
 
 def _set(cell: dict, source: str) -> None:
-    cell["source"] = source.splitlines(keepends=True)
+    if source != _source(cell):
+        cell["source"] = source.splitlines(keepends=True)
 
 
-def _mark(stub: dict, check: dict, name: str, function: str) -> None:
+def _mark(stub: dict, check: dict, call: Call) -> None:
     """nbgrader's marks: the stub a region to fill, the check locked, with points, and no points
     for a blank.
     """
-    source = "".join(stub["source"])
-    lines = source.split("\n")
-    first, last, indent = _body(source, function)
-    region = [indent + "### BEGIN SOLUTION", *lines[first:last], indent + "### END SOLUTION"]
+    name, function, _ = call
+    if stub is check or "nbgrader" in check["metadata"] | stub["metadata"]:
+        raise ValueError(f"for nbgrader {function} and its check need cells of their own")
+    lines = _source(stub).split("\n")
+    first, last, indent = _body(_defs(_source(stub), function)[-1], lines)
+    body = [line for line in lines[first:last] if not line.lstrip().startswith("### ")]
+    region = [indent + "### BEGIN SOLUTION", *body, indent + "### END SOLUTION"]
     _set(stub, "\n".join([*lines[:first], *region, *lines[last:]]))
-    call = f'check("{name}", {function}, required=True)'
-    _set(check, CHECK.sub(call, "".join(check["source"])))
+    node = next(c.node for c in calls(parsed(_source(check)))[0] if c.exercise == name)
+    lines = _source(check).encode().split(b"\n")
+    head, tail = lines[node.lineno - 1][: node.col_offset], lines[node.end_lineno - 1]
+    made = f'check("{name}", {function}, required=True)'.encode() + tail[node.end_col_offset :]
+    lines[node.lineno - 1 : node.end_lineno] = [head + made]
+    _set(check, b"\n".join(lines).decode())
     marks = {"schema_version": 3, "task": False, "cell_type": "code"}
     stub["metadata"]["nbgrader"] = marks | {
         "grade_id": name,
@@ -134,14 +227,21 @@ def main(arguments: list[str] | None = None) -> int:
         if target.resolve() == path.resolve():
             parser.error(f"{path} would be written over: --out must be another folder")
         try:
-            copy = hand_out(json.loads(path.read_text(encoding="utf-8")), given.nbgrader)
+            with warnings.catch_warnings(record=True) as told:
+                copy = hand_out(json.loads(path.read_bytes()), given.nbgrader)
         except (OSError, ValueError, KeyError) as error:
             parser.error(f"{path}: {error}")
+        for warning in told:
+            print(f"{path}: {warning.message}", file=sys.stderr)
         checked = validate(copy) if given.nbgrader else None
         text = json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         target.write_text(text, encoding="utf-8")
-        told = {True: ", valid for nbgrader", False: ", nbgrader is not here to check it", None: ""}
-        print(f"{target}: {text.count('# your code')} blanks{told[checked]}")
+        valid = {
+            True: ", valid for nbgrader",
+            False: ", nbgrader is not here to check it",
+            None: "",
+        }
+        print(f"{target}: {text.count('# your code')} blanks{valid[checked]}")
     return 0
 
 

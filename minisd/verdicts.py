@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 CORRECT, BLANK, WRONG = "correct", "not attempted", "wrong"
+FLOAT32 = (
+    "equal to 6 digits, which looks like float32; the cases are float64, so leave out .float() and "
+    "write torch.tensor(0.3, dtype=torch.float64)"
+)
 
 
 class NotNumbers(TypeError):
@@ -33,22 +37,32 @@ def verdict(exercise, cases: list[tuple], answer: Callable, names: list[str] = (
     for i, case in enumerate(cases):
         try:
             got = answer(i)
-            if _blank(got):
+            if blank(got):
                 return Verdict(BLANK)
             if got is None:
                 return Verdict(WRONG, "your function returned None; is a `return` missing?")
-            want = numbers(exercise.reference(*copies(case)))
-            wrong = difference(numbers(got), want, exercise.tolerance, "got", "want")
+            want, near = numbers(exercise.reference(*copies(case))), ""
+            got = numbers(got)
+            if wrong := difference(got, want, exercise.tolerance, "got", "want"):
+                near = FLOAT32 if _rounded(got, want) else ""
         except NotNumbers as other:
-            wrong = f"the answer is not numbers but {other}"
+            wrong = f"the answer must be real numbers, but it is {other}"
         if wrong:
             text = f"case {i + 1} of {len(cases)} is wrong\n  called with {_shown(case, names)}"
-            return Verdict(WRONG, f"{text}\n  {wrong}", _hint(exercise, cases, answer))
+            return Verdict(WRONG, f"{text}\n  {wrong}", _hint(exercise, cases, answer) or near)
     return Verdict(CORRECT)
 
 
-def _blank(got) -> bool:
-    return got is ... or (isinstance(got, tuple) and len(got) > 0 and all(g is ... for g in got))
+def blank(got) -> bool:
+    """Whether a stub gave it: `...`, alone or among others."""
+    return got is ... or (isinstance(got, (tuple, list)) and any(g is ... for g in got))
+
+
+def _rounded(got: Tensor, want: Tensor) -> bool:
+    """Whether two differ as float32 from float64; whole numbers do not, one more is one more."""
+    if not want.isfinite().all() or (want == want.round()).all():
+        return False
+    return not difference(got, want, 1e-6 * float(want.abs().max()))
 
 
 def _hint(exercise, cases: list[tuple], answer: Callable) -> str:
@@ -92,23 +106,36 @@ def difference(a: Tensor, b: Tensor, tolerance: float, one: str = "a", two: str 
 
 
 def numbers(value) -> Tensor:
-    """Numbers in any wrapping (torch, numpy, a Fraction, lists and tuples of these) as float64.
-    Raises NotNumbers for anything else.
+    """Real numbers in any wrapping (torch, numpy, a Fraction, lists and tuples of these) as
+    float64. Raises NotNumbers for anything else: a string, a complex number that is not real.
     """
     try:
-        if isinstance(value, Tensor):
-            return value.detach().to("cpu", torch.float64)
         if isinstance(value, (list, tuple, range)):
             parts = [numbers(v) for v in value]
             alike = len({part.shape for part in parts}) == 1
             flat = [part.flatten() for part in parts]
             return torch.stack(parts) if alike else torch.cat([*flat, torch.zeros(0)])
-        plain = value if hasattr(value, "shape") else float(value)
-        return torch.from_numpy(np.array(plain, dtype=np.float64))  # of any strides
+        if isinstance(value, Tensor):
+            found = value.detach().cpu().resolve_conj()
+        elif hasattr(value, "shape") or isinstance(value, complex):
+            array = np.asarray(value)
+            array = array.astype(np.float64) if array.dtype.kind in "biuf" else array
+            if array.dtype.kind == "O":
+                return numbers(array.tolist())
+            found = torch.from_numpy(np.array(array))  # of any strides
+        elif isinstance(value, (str, bytes, bytearray)):
+            raise TypeError
+        else:
+            found = torch.tensor(float(value), dtype=torch.float64)
+        if found.is_complex():
+            if (found.imag != 0).any():
+                raise NotNumbers(f"complex, with a part of {found.imag.abs().max():.3g} i")
+            found = found.real
+        return found.to(torch.float64)
     except NotNumbers:
         raise
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise NotNumbers(f"{type(value).__name__}: {str(value)[:60]}") from None
+        raise NotNumbers(f"of type {type(value).__name__}: {str(value)[:60]}") from None
 
 
 def copies(case: tuple) -> tuple:

@@ -1,5 +1,6 @@
 """The exercises and their checker: what passes, what does not, and what it says."""
 
+import cProfile
 import json
 import math
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -59,6 +61,9 @@ RIGHT = [
     lambda x, k: (x.numpy() ** 2 + k).tolist(),
     lambda x, k: x.mul_(x).add_(k),  # in place: each call has its own copy
     lambda x, k: (x**2 + k)[None],
+    lambda x, k: (x**2 + k) * (1 + 0j),
+    lambda x, k: ((x**2 + k) * (1 + 0j)).conj().tolist(),
+    lambda x, k: np.vectorize(Fraction)((x**2 + k).numpy()),
     lambda x, k: np.ascontiguousarray((x**2 + k).numpy()[..., ::-1])[..., ::-1],  # strides < 0
 ]
 
@@ -90,7 +95,7 @@ def test_the_reference_sees_nothing_of_what_an_answer_writes(monkeypatch, capsys
 
 
 def test_a_call_of_the_reference_is_noticed_wherever_it_hides(square):
-    """In a later case only, in a thread, or after the watching was switched off."""
+    """In a later case only, or in a thread."""
     exercise = EXERCISES["square"]
 
     def later(x, k):
@@ -103,19 +108,84 @@ def test_a_call_of_the_reference_is_noticed_wherever_it_hides(square):
         thread.join()
         return found[0]
 
-    def unwatched(x, k):
-        sys.setprofile(None)
-        return exercise.reference(x, k)
-
-    for answer in (later, in_a_thread, unwatched):
+    for answer in (later, in_a_thread):
         with pytest.raises(AssertionError, match="which is the answer"):
             check("square", answer)
     assert sys.getprofile() is None and threading.getprofile() is None
 
 
-def test_a_stub_is_not_attempted(square, capsys):
-    check("square", lambda x, k: ...)
+def test_an_honest_answer_may_be_profiled(square, capsys):
+    """From inside, from outside as %prun does, and by a function that was set before: it calls
+    nothing of ours, and what was on is on again.
+    """
+
+    def inside(x, k):
+        with cProfile.Profile():
+            return x * x + k
+
+    def switched_off(x, k):
+        sys.setprofile(None)
+        return x * x + k
+
+    def plain(x, k):
+        return x * x + k
+
+    for answer in (inside, switched_off):
+        check("square", answer)
+    profile = cProfile.Profile()
+    profile.runctx("check('square', plain)", {"check": check, "plain": plain}, {})
+    seen = []
+    profiler = lambda frame, event, _: seen.append(frame.f_code)  # noqa: E731
+    sys.setprofile(profiler)
+    try:
+        check("square", plain)
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+    assert plain.__code__ in seen and capsys.readouterr().out.count("correct") == 4
+    with cProfile.Profile(), pytest.raises(AssertionError, match="which is the answer"):
+        check("square", lambda x, k: EXERCISES["square"].reference(x, k))
+
+
+def raises(x, k):
+    """nbgrader's."""
+    raise NotImplementedError()
+
+
+def nothing(x, k):
+    pass
+
+
+def only_a_docstring(x, k):
+    """Say it."""
+
+
+def not_even_here(x, k):
+    return raises(x, k)
+
+
+STUBS = [
+    lambda x, k: ...,
+    lambda x, k: (..., x),
+    lambda x, k: [x, ...],
+    raises,
+    nothing,
+    only_a_docstring,
+]
+
+
+@pytest.mark.parametrize("stub", STUBS)
+def test_a_stub_is_not_attempted(square, stub, capsys):
+    check("square", stub)
     assert capsys.readouterr().out == "square: not attempted yet\n"
+
+
+def test_what_is_no_stub(square):
+    """An error of another function, or a `return` that was forgotten."""
+    with pytest.raises(NotImplementedError):
+        check("square", not_even_here)
+    with pytest.raises(NotImplementedError):
+        check("square", lambda x, k: torch.nn.Module()(x))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +194,14 @@ def test_a_stub_is_not_attempted(square, capsys):
         (lambda x, k: 2 * x + k, "hint: x is doubled, not squared"),
         (lambda x, k: x**2, "hint: k is left out"),
         (lambda x, k: x**2 + k + 1e-6, r"max \|got - want\| = 1e-06"),
-        (lambda x, k: None, "is a `return` missing"),
-        (lambda x, k: "x squared", "not numbers but str: x squared"),
+        (lambda x, k: print(x), "is a `return` missing"),
+        (lambda x, k: "x squared", "must be real numbers, but it is of type str: x squared"),
+        (lambda x, k: [str(v) for v in (x * x + k).flatten()], "it is of type str: "),
+        (lambda x, k: np.array((x * x + k).tolist(), str), "it is of type ndarray"),
+        (lambda x, k: np.array((x * x + k).tolist(), str).astype(object), "of type str: 1.0"),
+        (lambda x, k: (x * x + k) * (1 + 5j), "it is complex, with a part of 130 i"),
+        (lambda x, k: ((x * x + k) * (1 + 5j)).numpy(), "it is complex"),
+        (lambda x, k: ((x * x + k) * (1 + 5j)).tolist(), "it is complex"),
         (lambda x, k: x.sum(), r"the shapes differ: got \(\), want \(2, 3\)"),
         (lambda x, k: 0.0, "the shapes differ"),
         (lambda x, k: x, "is wrong"),
@@ -207,9 +283,42 @@ def test_the_case_and_the_place_are_shown(square):
     )
 
 
-def test_an_unknown_exercise_names_the_known():
-    with pytest.raises(ValueError, match="no exercise 'dirxt'; there are .*pred_x0"):
+def test_a_name_or_an_answer_that_check_cannot_use():
+    with pytest.raises(ValueError, match="no exercise 'dirxt'; did you mean 'dir_xt'"):
         check("dirxt", lambda: 0)
+    with pytest.raises(ValueError, match="no exercise 'qqq'; the notebook's headings"):
+        check("qqq", lambda: 0)
+    for called in (X, ...):
+        with pytest.raises(TypeError, match=r"itself, check\('pred_x0', my_pred_x0\)"):
+            check("pred_x0", called)
+    with pytest.raises(TypeError, match="odd: compare needs real numbers, .* of type str: a"):
+        compare("odd", "a", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda x, k: x * torch.tensor(0.3) + k, True),
+        (lambda x, k: x.float() * 0.3 + k, True),
+        (lambda x, k: np.float32(0.3) * x.numpy() + k, True),
+        (lambda x, k: x * 0.3001 + k, False),
+        (lambda x, k: x * math.inf, False),
+    ],
+)
+def test_float32_has_a_hint_of_its_own(answer, told, monkeypatch):
+    exercise = Exercise(lambda x, k: 0.3 * x + k, lambda g: [(X, 0.25), (2 * X, 0.5)])
+    monkeypatch.setitem(EXERCISES, "third", exercise)
+    with pytest.raises(AssertionError) as error:
+        check("third", answer)
+    assert ("hint: equal to 6 digits, which looks like float32" in str(error.value)) == told
+
+
+def test_a_count_that_is_one_off_is_not_float32(monkeypatch):
+    exercise = Exercise(lambda n: 859_520_964 + n, lambda g: [(0,), (1,)])
+    monkeypatch.setitem(EXERCISES, "parameters", exercise)
+    with pytest.raises(AssertionError) as error:
+        check("parameters", lambda n: 859_520_965 + n)
+    assert "float32" not in str(error.value)
 
 
 # ---- every exercise of the course ---------------------------------------------------------
@@ -351,17 +460,19 @@ def test_rewrites_use_nothing_of_ours():
     assert "minisd." not in pathlib.Path(rewrites.__file__).read_text()
 
 
+def drawn(cases):
+    return [json.dumps([encode(v) for v in case]) for case in cases]
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_table_of_the_answers_that_check_shows_is_no_answer(name):
-    """The grader's own cases are others, for every run."""
-    known, one, two = (
-        [json.dumps([encode(v) for v in case]) for case in cases]
-        for cases in (EXERCISES[name].drawn(), unseen(name, 1), unseen(name, 2))
-    )
-    if name != "which_family":  # ten families, and that is all there is to ask
-        assert set(one) - set(known)
-    if name not in ("which_family", "ab_weights"):  # orders 1 to 6 in check; 7 is the grader's
-        assert set(one) != set(two)
+    """Each run has as many cases of its own as check has, and of 40 runs none has only known."""
+    known = drawn(EXERCISES[name].drawn())
+    for seed in range(1, 41 if len(known) < 15 else 6):
+        own = drawn(unseen(name, seed))
+        assert len(own) >= len(known) and set(own) - set(known), seed
+    if name != "ab_weights":  # three orders are all that it is asked for
+        assert set(own) != set(drawn(unseen(name, 1)))
 
 
 def test_the_exercise_that_teaching_md_adds():

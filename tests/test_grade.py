@@ -17,10 +17,9 @@ from minisd.exercises import EXERCISES, NOTEBOOKS
 from minisd.grade import grade_all, main
 from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
 from minisd.grading.jobs import Mark, Row, Settings, Stopped, grade, package_files, try_user
-from minisd.grading.page import answers_csv, lines, page, plain, table_csv
 from minisd.grading.record import TRIES, Record, key
 from minisd.grading.runner import read
-from minisd.grading.submission import Submission, collect, content
+from minisd.grading.submission import Submission
 from minisd.verdicts import copies, verdict
 
 SOME = ["cheat-own-check", "cheat-calls-ours-05", "broken-json-02_reverse_posterior"]
@@ -123,43 +122,6 @@ def test_the_references_stay_here():
     assert not any(b"_fuse_swapped" in text for text in files.values())
 
 
-# ---- files and names ----------------------------------------------------------------------
-
-
-def test_whose_notebook_it_is(tmp_path):
-    text = submissions.notebook(submissions.solved())
-    places = [
-        "anna/02_reverse_posterior.ipynb",
-        "bert_02_reverse_posterior.ipynb",
-        "cleo/ps1/x.ipynb",
-    ]
-    for place in [*places, "anna/.ipynb_checkpoints/y.ipynb"]:
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).write_text(text)
-    assert [s.student for s in collect([tmp_path])] == ["anna", "bert", "cleo"]
-    assert [s.student for s in collect([tmp_path / places[0]])] == ["anna"]
-    assert len(collect([tmp_path, tmp_path / places[0]])) == 3
-    assert {content(s).notebook for s in collect([tmp_path])} == {"02_reverse_posterior"}
-    with pytest.raises(ValueError, match="no file or folder"):
-        collect([tmp_path / "nobody"])
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"cells": 3}', "\0" * 99, "[" * 99999, '{"cells": [{}]}', '"05"']
-)
-def test_a_broken_file_is_a_row(tmp_path, text):
-    (tmp_path / "anna_05_ddim.ipynb").write_text(text)
-    found = content(collect([tmp_path])[0])
-    assert found.notebook == "05_ddim" and "the file is no notebook" in found.broken
-
-
-def test_an_old_notebook_is_read(tmp_path):
-    cells = [{"cell_type": "code", "input": ["def my_sigma(b, ab, eta):\n", "    return 1"]}]
-    (tmp_path / "a.ipynb").write_text(json.dumps({"worksheets": [{"cells": cells}]}))
-    found = content(collect([tmp_path])[0])
-    assert found.notebook == "05_ddim" and found.functions["sigma"] == "my_sigma"
-
-
 # ---- the record ---------------------------------------------------------------------------
 
 
@@ -235,19 +197,3 @@ def test_a_file_handed_in_again_is_graded_again(tmp_path):
 
 def test_points():
     assert row().points == row().of == 12 and row(status="borrowed").points == 0
-
-
-def test_nothing_a_student_wrote_is_run_by_the_page_or_the_spreadsheet():
-    evil = row("<script>alert(1)</script>", "wrong", "<img src=x onerror=alert(1)>", "=1+1\x1b[2J")
-    text = page([evil, Row('"><b>', "<i>.ipynb", "", [], "<u>")])
-    assert "<script" not in text and "<img" not in text and "<i>" not in text and "\x1b" not in text
-    assert "&lt;script&gt;" in text and "http" not in text.replace("https://", "")
-    assert plain("=1+1") == "'=1+1" and plain("@x")[0] == "'" and plain("x") == "x"
-    for table in (answers_csv([row("=cmd()")]), table_csv([row("=cmd()")])):
-        assert "\n'=cmd()" in table
-    assert "12 of 12 points" in lines(row())
-
-
-def test_the_better_of_two_counts():
-    text = page([row(), row(status="wrong")])
-    assert '<td class="number">12</td><td class="number"><b>12</b></td>' in text

@@ -20,8 +20,8 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def unseen(name: str, seed: int) -> list[tuple]:
-    """Cases that only the grader has: drawn anew for each seed."""
+    """Cases that only the grader has: drawn anew for each seed, as many as `check` has."""
     generator = torch.Generator().manual_seed(seed)
     if name in FRESH:
-        return [FRESH[name](generator) for _ in range(3)]
+        return [FRESH[name](generator) for _ in EXERCISES[name].drawn()]
     return list(EXERCISES[name].cases(generator))

@@ -142,6 +142,12 @@ EXERCISES = {
             "s and t are swapped: the arrow's length belongs to the time it goes to": (
                 lambda x, x0, ab_t, ab_s, sg: (1 - ab_t - sg**2).sqrt() * eps_from_x0(x, x0, ab_t)
             ),
+            "√(1-ᾱ_s) is the whole length; σ_t² of it is left for fresh noise": (
+                lambda x, x0, ab_t, ab_s, sg: (1 - ab_s).sqrt() * eps_from_x0(x, x0, ab_t)
+            ),
+            "σ_t belongs to the fresh noise z, and √(1-ᾱ_s-σ_t²) to ε": (
+                lambda x, x0, ab_t, ab_s, sg: sg * eps_from_x0(x, x0, ab_t)
+            ),
             "x_t - √ᾱ_t x_0 is √(1-ᾱ_t) ε, not yet ε": lambda x, x0, ab_t, ab_s, sg: (
                 (1 - ab_s - sg**2).sqrt() * (x - ab_t.sqrt() * x0)
             ),
@@ -191,6 +197,9 @@ EXERCISES = {
             ).sqrt(),
             "ᾱ_s is ᾱ_t divided by 1-β_t: an earlier time has more signal": lambda b, ab, eta: (
                 eta * ((1 - ab * (1 - b)) / (1 - ab) * b).sqrt()
+            ),
+            "upside down: 1-ᾱ_s stands above, since nothing is left to add where ᾱ_s is 1": (
+                lambda b, ab, eta: eta * ((1 - ab) / (1 - ab / (1 - b)) * b).sqrt()
             ),
             "that is √β_t, DDPM's larger choice; η = 1 gives the posterior's": lambda b, ab, eta: (
                 eta * b.sqrt() * torch.ones_like(ab)

@@ -296,7 +296,7 @@ EXERCISES = {
                 lambda k: _weights(k, range(k), [1 / (n + 1) for n in range(k)])
             ),
         },
-        tolerance=1e-8,
+        tolerance=1e-6,
         level="middle",
         goal="derive the Adams-Bashforth weights of any order",
     ),

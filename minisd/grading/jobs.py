@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import uuid
 from threading import Event
@@ -120,8 +121,9 @@ def grade(
     if result is None:
         note = "the kernel, or what watched it, was killed"
         return _row(submission, found, [Mark(name, ERROR, note) for name in names], note)
-    notes = [f"cell {int(n) + 1}: {text}" for n, text in result["notes"].items()]
-    marks = [_mark(name, found.functions[name], result["answers"], settings) for name in names]
+    notes = [found.note] * bool(found.note)
+    notes += [f"cell {int(n) + 1}: {text}" for n, text in result["notes"].items()]
+    marks = [_best(name, found, result["answers"], settings) for name in names]
     return _row(submission, found, marks, "\n".join(notes))
 
 
@@ -208,17 +210,18 @@ def _lay_out(folder, submission, found, files, settings) -> None:
 
     for path in pathlib.Path(matplotlib.get_cachedir()).glob("fontlist-*.json"):
         shutil.copy(path, folder / "home" / "matplotlib")  # else each kernel looks for its fonts
-    for name in found.functions:
+    asked = _asked(found)
+    for key, (name, function) in asked.items():
         request = {
-            "function": found.functions[name],
+            "function": function,
             "cases": [[encode(v) for v in case] for case in _cases(name, settings)],
             "given": _given(name),
             "seconds": settings.call_seconds,
         }
-        (folder / f"request-{name}.json").write_text(json.dumps(request))
+        (folder / f"request-{key}.json").write_text(json.dumps(request))
     job = {
         "cells": found.cells,
-        "functions": found.functions,
+        "functions": {key: function for key, (_, function) in asked.items()},
         "seconds": settings.seconds,
         "ask_seconds": settings.ask_seconds,
         "gigabytes": settings.gigabytes,
@@ -281,14 +284,30 @@ def _end_all_of(mark: str) -> None:
         time.sleep(0.1)
 
 
-def _mark(name: str, function: str, answers: dict, settings: Settings) -> Mark:
+def _asked(found: Content) -> dict[str, tuple[str, str]]:
+    """A key for each expression that is asked, and its exercise: all the last ones first."""
+    keys = [(i, name, f) for name, own in found.functions.items() for i, f in enumerate(own)]
+    return {f"{name}.{i}": (name, function) for i, name, function in sorted(keys)}
+
+
+def _best(name: str, found: Content, answers: dict, settings: Settings) -> Mark:
+    """The mark of an exercise that was checked with several answers: of a right one, or else of
+    the last that is there.
+    """
+    asked = [(key, f) for key, (exercise, f) in _asked(found).items() if exercise == name]
+    marks = [_mark(name, f, answers.get(key, {}), settings) for key, f in asked]
+    there = [mark for mark in marks if mark.status != MISSING]
+    return next((mark for mark in marks if mark.status == CORRECT), [*there, *marks][0])
+
+
+def _mark(name: str, function: str, found: dict, settings: Settings) -> Mark:
     """The verdict on an exercise, from what the kernel answered."""
-    found = answers.get(name, {})
+    function = textwrap.shorten(function, 80)
     failed = str(found.get("failed", "no answer"))
     if "answers" not in found:
         if failed == "timed out":
             return Mark(name, SLOW, f"{function} did not come back in {settings.ask_seconds:g} s")
-        if failed.startswith("KeyError"):
+        if failed.startswith("NameError"):
             return Mark(name, MISSING, f"there is no function {function}")
         if failed == "died":
             return Mark(name, ERROR, f"the kernel died in {function}")

@@ -5,26 +5,33 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-from ..guarded import TooLong, full_name, noticing, own_line, time_limit
-from ..verdicts import NotNumbers, numbers
+from ..guarded import TooLong, attempt, full_name, noticing, own_line, time_limit
+from ..verdicts import NotNumbers, blank, numbers
 from .data import decode, encode_numbers
 
 
 def ask(names: dict, request: str, answers: str) -> None:
-    """Call the function that the request (a JSON file) names, in a notebook's names, on its cases;
-    write what it gave to the file `answers`, a line a case. It stops at an error.
+    """Call the function that the request (a JSON file) has an expression for, in a notebook's
+    names, on its cases; write what it gave to the file `answers`, a line a case. It stops at an
+    error.
     """
     with open(request) as file:
         wanted = json.load(file)
-    function = names[wanted["function"]]
+    function = eval(wanted["function"], names)
+    if not callable(function):
+        raise TypeError(
+            f"check wants the function itself, and was given a {type(function).__name__}"
+        )
     with open(answers + ".part", "w") as file:
-        with noticing(filter(None, map(_find, wanted["given"]))) as called:
-            for case in wanted["cases"]:
+        found = []
+        for case in wanted["cases"]:
+            with noticing(filter(None, map(_find, wanted["given"]))) as called:
                 line = _answer(function, [decode(v) for v in case], wanted["seconds"])
-                file.write(json.dumps(line) + "\n")
-                if "error" in line or "slow" in line:
-                    break
-        file.write(json.dumps({"calls": [full_name(f) for f in called]}) + "\n")
+            found += called
+            file.write(json.dumps(line) + "\n")
+            if "error" in line or "slow" in line:
+                break
+        file.write(json.dumps({"calls": [full_name(f) for f in found[:1]]}) + "\n")
     os.replace(answers + ".part", answers)
 
 
@@ -39,8 +46,8 @@ def _find(name: str) -> Callable | None:
 def _answer(function: Callable, case: list, seconds: float) -> dict:
     try:
         with time_limit(seconds):
-            got = function(*case)
-            if got is ... or (isinstance(got, tuple) and got and all(g is ... for g in got)):
+            got = attempt(function, case)
+            if blank(got):
                 return {"blank": 1}
             return {"none": 1} if got is None else encode_numbers(numbers(got))
     except NotNumbers as other:

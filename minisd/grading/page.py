@@ -4,9 +4,11 @@ import collections
 import csv
 import html
 import io
+import re
 
 from ..exercises import EXERCISES, NOTEBOOKS
 from .jobs import POINTS, Row
+from .submission import Unread
 
 SIGNS = {
     "correct": "✓",
@@ -41,44 +43,81 @@ details { margin: .25em 0 } summary { cursor: pointer }
 """
 
 
+MOST = 2000  # characters of a text
+FORMULA = re.compile(r"(^|[;\n])([ '\"]*)(?=[=+\-@＝＋－＠])")
+
+
+def clean(text: str) -> str:
+    """A stranger's text for a terminal, a page and a spreadsheet: printable characters and line
+    breaks, so no escape codes and no marks of direction; not longer than MOST.
+    """
+    text = text if len(text) <= MOST else text[:MOST] + " ..."
+    kept = (c if c.isprintable() or c == "\n" else " " if c.isspace() else "\ufffd" for c in text)
+    return "".join(kept)
+
+
+def one_line(text: str) -> str:
+    """The same on one line: a name cannot look like a line of its own."""
+    return clean(text).replace("\n", " ")
+
+
 def plain(text: str) -> str:
-    """Text for a cell of a spreadsheet, which would take a leading = for a formula."""
-    return "'" + text if text[:1] in tuple("=+-@\t\r") else text
+    """Text for a cell of a spreadsheet, which would take a leading = for a formula; so it would
+    after a semicolon, where that separates cells.
+    """
+    return FORMULA.sub(r"\1'\2", clean(text))
 
 
-def answers_csv(rows: list[Row]) -> str:
+def counts(rows: list[Row]) -> list[bool]:
+    """Which rows count: of a student's submissions of one notebook the best, or the first such."""
+    best = {}
+    for i, row in enumerate(rows):
+        j = best.setdefault((row.student, row.notebook), i)
+        if row.points > rows[j].points:
+            best[row.student, row.notebook] = i
+    chosen = set(best.values())
+    return [i in chosen and row.notebook != "" for i, row in enumerate(rows)]
+
+
+def answers_csv(rows: list[Row], unread: list[Unread] = ()) -> str:
     """A line for each student and exercise, with what the student was told."""
-    head = "student file notebook exercise level points of status hint text".split()
+    head = "student file counts notebook exercise level points of status hint text".split()
     lines = []
-    for row in rows:
+    for row, best in zip(rows, counts(rows), strict=True):
+        who = [row.student, row.name, _yes(best)]
         if not row.marks:
-            lines.append([row.student, row.name, "", "", "", 0, 0, "missing", "", row.note])
+            lines.append([*who, "", "", "", 0, 0, "missing", "", row.note])
         for mark in row.marks:
             level = EXERCISES[mark.exercise].level
-            lines.append(
-                [row.student, row.name, row.notebook, mark.exercise, level, mark.points]
-                + [POINTS[level], mark.status, mark.hint, mark.text]
-            )
+            lines.append([*who, row.notebook, mark.exercise, level, mark.points])
+            lines[-1] += [POINTS[level], mark.status, mark.hint, mark.text]
+    lines += [["", name, "no", "", "", "", 0, 0, "not read", "", why] for name, why in unread]
     return _csv(head, lines)
 
 
-def table_csv(rows: list[Row]) -> str:
+def table_csv(rows: list[Row], unread: list[Unread] = ()) -> str:
     """A line for each submission, a column for each exercise of the notebooks handed in."""
     names = [name for notebook in _notebooks(rows) for name in NOTEBOOKS[notebook]]
     lines = []
-    for row in rows:
+    for row, best in zip(rows, counts(rows), strict=True):
         said = {mark.exercise: _said(mark) for mark in row.marks}
         lines.append(
-            [row.student, row.name, row.notebook, row.points, row.of]
+            [row.student, row.name, _yes(best), row.notebook, row.points, row.of]
             + [said.get(name, "") for name in names]
             + [row.note.replace("\n", "; ")]
         )
-    return _csv(["student", "file", "notebook", "points", "of", *names, "note"], lines)
+    blank = [""] * len(names)
+    lines += [["", name, "no", "", 0, 0, *blank, f"not read: {why}"] for name, why in unread]
+    return _csv(["student", "file", "counts", "notebook", "points", "of", *names, "note"], lines)
+
+
+def _yes(it: bool) -> str:
+    return "yes" if it else "no"
 
 
 def _csv(head: list[str], lines: list[list]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(head)
     for line in lines:
         writer.writerow([plain(v) if isinstance(v, str) else v for v in line])
@@ -95,18 +134,26 @@ def _notebooks(rows: list[Row]) -> list[str]:
 
 def lines(row: Row) -> str:
     """A row for the terminal: what a student sees of the mark."""
-    found = [f"{row.student}: {row.name}: {row.points} of {row.of} points"]
+    found = [f"{one_line(row.student)}: {one_line(row.name)}: {row.points} of {row.of} points"]
     for mark in row.marks:
         level = EXERCISES[mark.exercise].level
-        found.append(f"  {SIGNS[mark.status]} {mark.exercise} ({level}): {_said(mark)}")
+        found.append(f"  {SIGNS[mark.status]} {mark.exercise} ({level}): {one_line(_said(mark))}")
         if mark.text and mark.status != "correct":
-            found += ["      " + line for line in mark.text.splitlines()]
-    return "\n".join(found + [f"  note: {line}" for line in row.note.splitlines()])
+            found += ["      " + text for text in clean(mark.text).splitlines()]
+    return "\n".join(found + [f"  note: {text}" for text in clean(row.note).splitlines()])
 
 
-def page(rows: list[Row]) -> str:
+def unread_lines(unread: list[Unread]) -> str:
+    """What was handed in and not read, for the terminal."""
+    return "\n".join(f"not read: {one_line(name)}: {one_line(why)}" for name, why in unread)
+
+
+def page(rows: list[Row], unread: list[Unread] = ()) -> str:
     """All of it as one HTML page without scripts; everything from a submission is escaped."""
     parts = [f"<h1>Marks</h1><p>{len(rows)} submissions. {_legend()}</p>", _totals(rows)]
+    if unread:
+        told = "".join(f"<li>{_e(name)}: {_e(why)}</li>" for name, why in unread)
+        parts.append(f"<h2>Handed in, and not read</h2><ul>{told}</ul>")
     for notebook in _notebooks(rows):
         own = [row for row in rows if row.notebook == notebook]
         parts += [f"<h2>{html.escape(notebook)}</h2>", _grid(notebook, own), _class(notebook, own)]
@@ -123,8 +170,7 @@ def page(rows: list[Row]) -> str:
 
 
 def _e(text: str) -> str:
-    printable = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    return html.escape(printable)
+    return html.escape(clean(text))
 
 
 def _legend() -> str:
@@ -139,10 +185,9 @@ def _legend() -> str:
 def _totals(rows: list[Row]) -> str:
     """Students x notebooks; where a notebook was handed in twice, the better one counts."""
     best = collections.defaultdict(dict)
-    for row in rows:
-        if row.notebook:
-            of = best[row.student]
-            of[row.notebook] = max(of.get(row.notebook, 0), row.points)
+    for row, count in zip(rows, counts(rows), strict=True):
+        if row.notebook and count:
+            best[row.student][row.notebook] = row.points
     notebooks = _notebooks(rows)
     head = "".join(f"<th>{_e(n)}</th>" for n in notebooks)
     body = ""
@@ -165,14 +210,17 @@ def _grid(notebook: str, rows: list[Row]) -> str:
         f"<div>{e} <small>{POINTS[EXERCISES[e].level]}</small></div></th>"
         for e in NOTEBOOKS[notebook]
     )
-    body = ""
-    for row in rows:
+    body, students = "", collections.Counter(row.student for row in rows)
+    for row, count in zip(rows, counts(rows), strict=True):
+        file = f" <small>{_e(row.name)}{'' if count else ', does not count'}</small>"
+        file = file if students[row.student] > 1 else ""
         cells = "".join(
             f'<td class="sign {m.status.replace(" ", "-")}" title="{_e(_said(m))}">'
             f"{SIGNS[m.status]}</td>"
             for m in row.marks
         )
-        body += f'<tr><th>{_e(row.student)}</th>{cells}<td class="number">{row.points}</td></tr>'
+        body += f"<tr><th>{_e(row.student)}{file}</th>{cells}"
+        body += f'<td class="number">{row.points}</td></tr>'
     return (
         f'<div class="wide"><table><tr><th>student</th>{head}<th>points</th></tr>{body}'
         "</table></div>"

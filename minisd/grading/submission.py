@@ -1,14 +1,22 @@
 """A returned notebook as it lies on the disk: whose it is, which notebook it is, what it holds."""
 
 import json
+import os
 import pathlib
 import re
+import stat
+import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..exercises import NOTEBOOKS
+from .calls import answers
 
 MOST = 50_000_000  # bytes of a file
+PACKED = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+COPY = re.compile(r"(?: ?\(\d+\)|[-_ ]+Copy\d*)+$")  # what browsers and Jupyter add to a name
+CANVAS = re.compile(r"(.+?)(?:_LATE)?(_\d{3,})_\d{3,}_")  # name, user, submission
+MOODLE = re.compile(r"(.+)_assignsubmission_")
 
 
 class Submission(NamedTuple):
@@ -19,70 +27,160 @@ class Submission(NamedTuple):
     name: str
 
 
+class Unread(NamedTuple):
+    """Something that was handed in and is not graded, and why."""
+
+    name: str
+    why: str
+
+
 class Content(NamedTuple):
     """What was found in a file. notebook: "05_ddim", or "" where nobody can tell; functions:
-    exercise -> the function that its `check` calls; broken: why the file cannot be read.
+    exercise -> expressions for the answer to it, the one of its last `check` call first; broken:
+    why the file cannot be read; note: what else is in it.
     """
 
     cells: list[str]
     notebook: str
-    functions: dict[str, str]
+    functions: dict[str, list[str]]
     broken: str = ""
+    note: str = ""
 
 
-def collect(arguments: Iterable[str | pathlib.Path]) -> list[Submission]:
-    """The submissions that files and folders on the command line stand for, in a fixed order.
-
-    In a folder, the first folder below it is the student (`class/anna/05_ddim.ipynb`), or, where
-    there is none, the file's name without the notebook's (`class/anna_05_ddim.ipynb`).
+def collect(arguments: Iterable[str | pathlib.Path]) -> tuple[list[Submission], list[Unread]]:
+    """The submissions that files and folders on the command line stand for, in a fixed order, and
+    what is there and not read. No link is followed: it may lead to a classmate's work.
     """
-    found = {}
-    for root in map(pathlib.Path, arguments):
-        if not root.exists():
+    found, unread, arguments = {}, set(), [pathlib.Path(a) for a in arguments]
+    for root in arguments:
+        if not os.path.lexists(root):
             raise ValueError(f"there is no file or folder {root}")
-        paths = sorted(root.rglob("*.ipynb")) if root.is_dir() else [root]
-        for path in paths:
-            inside = path.relative_to(root).parts if root.is_dir() else (path.name,)
-            if ".ipynb_checkpoints" in inside or path.resolve() in found or path.is_dir():
-                continue
-            student = inside[0] if len(inside) > 1 else _student(path)
-            found[path.resolve()] = Submission(path, student, "/".join(inside))
-    return sorted(found.values(), key=lambda s: (s.student, s.name, str(s.path)))
+        whole = root.is_dir() and not (root.is_symlink() and len(arguments) > 1)
+        paths, folders = _walk(root) if whole else ([root], set())
+        places = {p: tuple(map(_shown, p.relative_to(root).parts or [p.name])) for p in paths}
+        why = {path: _why_not(path, path == root) for path in places}
+        unread |= {Unread("/".join(places[p]), reason) for p, reason in why.items() if reason}
+        seen = {place[0] for path, place in places.items() if why[path] is not None}
+        unread |= {Unread(name, "no notebook is in this folder") for name in folders - seen}
+        read = {path: place for path, place in places.items() if why[path] == ""}
+        for path, student in _students(read).items():
+            submission = Submission(path, student, "/".join(read[path]))
+            found.setdefault(os.path.abspath(path), submission)
+    return sorted(found.values(), key=lambda s: (s.student, s.name, str(s.path))), sorted(unread)
 
 
-def _student(path: pathlib.Path) -> str:
-    rest = path.stem
+def _walk(root: pathlib.Path) -> tuple[list[pathlib.Path], set[str]]:
+    """What is not a folder below one, with folders that are links or cannot be opened; and the
+    names of its own folders.
+    """
+    found, closed, first = [], [], None
+    for folder, folders, files in os.walk(root, onerror=closed.append):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        found += [os.path.join(folder, name) for name in files + links]
+        folders[:] = [name for name in folders if name[0] != "."]
+        first = first or set(map(_shown, folders))
+    found += [error.filename for error in closed]
+    return sorted(map(pathlib.Path, found)), first or set()
+
+
+def _why_not(path: pathlib.Path, told: bool) -> str | None:
+    """Why a file is not read: "" if it is; None if it has nothing to do with notebooks. What was
+    told on the command line may have any name.
+    """
+    name = path.name.lower()
+    about = told or ".ipynb" in name or name.endswith(PACKED) or _guess(name) or os.path.isdir(path)
+    try:
+        mode = path.lstat().st_mode
+    except OSError as error:
+        return f"it cannot be opened: {error.strerror}"
+    reasons = {
+        "it is a link; hand in the file itself": stat.S_ISLNK(mode),
+        "this folder cannot be opened": stat.S_ISDIR(mode),
+        "it is no plain file": not stat.S_ISREG(mode),
+        "macOS's notes on a file, not the file": name[:2] == "._" or "__MACOSX" in path.parts,
+        "it is packed; unpack it": name.endswith(PACKED),
+        "its name does not end in .ipynb": not (told or name.endswith(".ipynb")),
+    }
+    return next((why for why, holds in reasons.items() if holds), "") if about else None
+
+
+def _shown(name: str) -> str:
+    """A file's name as text: a byte that is no UTF-8 as \\xfc, an accented letter as one."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def _students(places: dict[pathlib.Path, tuple[str, ...]]) -> dict[pathlib.Path, str]:
+    """Whose each file is. Moodle and Canvas write it into names of folders and files. Else it is
+    the first folder (`anna/05_ddim.ipynb`), or the file's name without the notebook's where there
+    is none. Sections, where all files lie two folders deep and a first folder has one notebook in
+    several second ones (`group1/anna/05_ddim.ipynb`), are not students: their folders are.
+    """
+    students, deep = {}, {}
+    for path, (*folders, name) in places.items():
+        folders = [folder for folder in folders if folder not in NOTEBOOKS]
+        moodle = [found[1] for folder in folders if (found := MOODLE.match(folder))]
+        if canvas := CANVAS.match(name):
+            students[path] = canvas[1] + canvas[2]
+        elif moodle or len(folders) == 1:
+            students[path] = (moodle or folders)[0]
+        elif not folders:
+            students[path] = _student(path, name)
+        else:
+            deep[path] = folders
+    owners = {}  # first folder and notebook -> the second folders it is in
+    for path, folders in deep.items():
+        owners.setdefault((folders[0], _guess(path.name) or path.name), set()).add(folders[1])
+    sections = len(deep) == len(places) and any(len(names) > 1 for names in owners.values())
+    firsts = {}  # second folder -> the first ones it is in
+    for first, second, *_ in deep.values():
+        firsts.setdefault(second, set()).add(first)
+    for path, (first, second, *_) in deep.items():
+        alone = second if len(firsts[second]) == 1 else f"{first}/{second}"
+        students[path] = alone if sections else first
+    return students
+
+
+def _student(path: pathlib.Path, name: str) -> str:
+    rest = COPY.sub("", pathlib.PurePath(name).stem)
     for notebook in NOTEBOOKS:
-        rest = rest.replace(notebook, "")
-    return rest.strip(" _-.") or path.resolve().parent.name
+        rest = re.sub(rf"{notebook}(-\d{{1,2}}(?!\d))?|^{notebook[:2]}$", "", rest)
+    return rest.strip(" _-.") or _shown(pathlib.Path(os.path.abspath(path)).parent.name)
+
+
+def _guess(name: str) -> str:
+    """The notebook that a file's name tells, or ""."""
+    named = [n for n in NOTEBOOKS if n in name]
+    named += [n for n in NOTEBOOKS if re.search(rf"(?<!\d){n[:2]}(_|\.\w+$)", name)]
+    return named[0] if named else ""
 
 
 def content(submission: Submission) -> Content:
     """What a submission holds; never an error."""
-    named = [n for n in NOTEBOOKS if n in submission.name]
-    named += [n for n in NOTEBOOKS if re.search(rf"(?<!\d){n[:2]}_", submission.name)]
-    guess = named[0] if named else ""
+    guess = _guess(submission.name)
     try:
+        if submission.path.stat().st_size > MOST:
+            why = f"the file has more than {MOST // 10**6} MB; it can be handed in without outputs"
+            return Content([], guess, {}, why)
         cells = read_cells(submission.path)
     except Exception as error:  # of any kind: the file is a stranger's
         why = f"{type(error).__name__}: {str(error)[:200]}"
         return Content([], guess, {}, f"the file is no notebook ({why})")
-    code = "\n".join(cells)
-    called = dict(re.findall(r'^\s*check\(\s*["\'](\w+)["\']\s*,\s*(\w+)', code, re.M))
+    code, called = "\n".join(cells), answers(cells)
     present = {
-        n: sum(e in called or f"def my_{e}(" in code for e in NOTEBOOKS[n]) for n in NOTEBOOKS
+        n: [e for e in NOTEBOOKS[n] if e in called or f"def my_{e}(" in code] for n in NOTEBOOKS
     }
-    most = max(present, key=present.get)
+    most = max(present, key=lambda n: len(present[n]))
     notebook = most if present[most] else guess
-    functions = {e: called.get(e, f"my_{e}") for e in NOTEBOOKS.get(notebook, [])}
-    return Content(cells, notebook, functions)
+    others = [e for n in NOTEBOOKS if n != notebook for e in present[n]]
+    note = f"not marked here, they are of another notebook: {', '.join(others)}" if others else ""
+    functions = {e: called.get(e, []) for e in NOTEBOOKS.get(notebook, [])}
+    functions = {e: list(dict.fromkeys([*own, f"my_{e}"])) for e, own in functions.items()}
+    return Content(cells, notebook, functions, note=note)
 
 
 def read_cells(path: pathlib.Path) -> list[str]:
     """The sources of a notebook's code cells."""
-    if path.stat().st_size > MOST:
-        raise ValueError(f"it has more than {MOST // 10**6} MB")
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with its mark or without
     sheets = notebook.get("worksheets") or [notebook]  # nbformat 3 had sheets, and "input"
     cells = [cell for sheet in sheets for cell in sheet["cells"]]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
