@@ -16,7 +16,8 @@ import torch
 from minisd.exercises import EXERCISES, NOTEBOOKS
 from minisd.grade import grade_all, main
 from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
-from minisd.grading.jobs import Mark, Row, Settings, Stopped, grade, package_files, try_user
+from minisd.grading.apart import Stopped, users_of
+from minisd.grading.jobs import Mark, Row, Settings, grade, package_files
 from minisd.grading.page import answers_csv, lines, page, plain, table_csv
 from minisd.grading.record import TRIES, Record, key
 from minisd.grading.runner import read
@@ -210,8 +211,8 @@ def test_a_run_that_is_stopped_ends_its_notebook(tmp_path):
 
 
 def test_a_user_that_is_none_is_told():
-    with pytest.raises(ValueError, match="cannot be run as nobody-of-this-name"):
-        try_user("nobody-of-this-name")
+    with pytest.raises(ValueError, match="no user nobody-of-this-name"):
+        users_of("nobody-of-this-name", 2)
 
 
 def test_a_mistake_of_ours_is_a_row(tmp_path, monkeypatch):
