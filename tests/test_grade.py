@@ -15,8 +15,8 @@ import torch
 
 from minisd.exercises import EXERCISES, NOTEBOOKS
 from minisd.grade import grade_all, main
-from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
 from minisd.grading.apart import Stopped, users_of
+from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
 from minisd.grading.jobs import Mark, Row, Settings, grade, package_files
 from minisd.grading.page import answers_csv, lines, page, plain, table_csv
 from minisd.grading.record import TRIES, Record, key
