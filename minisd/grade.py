@@ -157,8 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(rows)} submissions, {points} points: {given.out}/index.html")
     if failed := sum(row.unsure for row in rows):
         print(
-            f"{failed} not final, as the grader failed: give the same command again",
-            file=sys.stderr,
+            f"The grader failed for {failed} of them: give the same command again.", file=sys.stderr
         )
     return 1 if failed else 0
 

@@ -40,6 +40,8 @@ def users_of(name: str, jobs: int) -> range:
     """The user of each job: numbers from that of `name` on (a name or a number itself), every
     second one, as ENDER needs one, too. Raises ValueError where one of them is in use.
     """
+    if os.name != "posix":
+        raise ValueError("--user works on Linux and macOS only: use a container")
     import grp
     import pwd
 
