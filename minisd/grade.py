@@ -13,55 +13,84 @@ import concurrent.futures
 import contextlib
 import os
 import pathlib
+import queue
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from .grading.jobs import ERROR, Mark, Row, Settings, grade, package_files, try_user
+from .grading.apart import adopt, try_users, users_of
+from .grading.jobs import ERROR, Mark, Row, Settings, grade, package_files
 from .grading.page import answers_csv, lines, page, table_csv, unread_lines
 from .grading.record import Record, key
 from .grading.submission import Submission, Unread, collect, content
 
 
 def grade_all(
-    submissions: list[Submission], folder: pathlib.Path, jobs: int, settings: Settings
+    submissions: list[Submission],
+    folder: pathlib.Path,
+    jobs: int,
+    settings: Settings,
+    users: Sequence[int | None] = (),
 ) -> list[Row]:
-    """The rows of the submissions, those in the folder's record as they are there."""
+    """The rows of the submissions, those in the folder's record as they are there. Each job has one
+    of the users. What something else may have hindered is tried once more at the end, alone. A row
+    that is still `unsure` failed for a reason of the grader's own, and is not in the record.
+    """
     record = Record(folder)
     settings = settings._replace(seed=record.seed)
-    files = package_files()
-    keys = [key(submission) for submission in submissions]
+    files, free = package_files(), queue.SimpleQueue()
+    for user in users or [None] * jobs:
+        free.put(user)
+    keys = [key(submission, settings) for submission in submissions]
     todo = {k: s for k, s in zip(keys, submissions, strict=True) if k not in record.rows}
-
+    later = [k for k in todo if record.begun.get(k)]  # the grader ended while these ran
+    unsure = {}
+    adopt()
     stop = threading.Event()
 
-    def one(k: str, submission: Submission) -> None:
-        if not record.begin(k):
-            record.finish(k, _stopper(submission))
-            return
+    def one(k: str, alone: bool) -> bool:
+        user = free.get()
+        own = settings._replace(user=user, alone=alone or jobs == 1)
         try:
-            row = grade(submission, files, settings, stop)
+            if not record.begin(k):
+                row = _stopper(todo[k])
+            else:
+                row = grade(todo[k], files, own, stop)
+            if alone or not row.unsure:
+                record.finish(k, row._replace(unsure=False))
+                return True
+            record.leave(k)
         except Exception as error:  # a mistake of ours must not end the run either
-            row = _unable(submission, f"the grader failed: {type(error).__name__}: {error}")
+            note = f"the grader failed: {type(error).__name__}: {error}"
+            unsure[k] = _unable(todo[k], note)._replace(unsure=True)
+            with contextlib.suppress(OSError):
+                record.leave(k)
         except BaseException:
             record.leave(k)
             raise
-        record.finish(k, row)
+        finally:
+            free.put(user)
+        if not alone:
+            later.append(k)
+        return alone
 
     bar = tqdm(total=len(keys), initial=len(keys) - len(todo), unit="notebook", disable=None)
-    with bar, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(one, k, s) for k, s in todo.items()]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                bar.update()
-        except KeyboardInterrupt:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [record.rows[k] for k in keys]
+    with bar:
+        for width, alone in ((jobs, False), (1, True)):
+            batch = list(later) if alone else [k for k in todo if k not in later]
+            with concurrent.futures.ThreadPoolExecutor(width) as pool:
+                futures = [pool.submit(one, k, alone) for k in batch]
+                try:
+                    for future in concurrent.futures.as_completed(futures):
+                        bar.update(future.result())
+                except KeyboardInterrupt:
+                    stop.set()
+                    pool.shutdown(cancel_futures=True)
+                    raise
+    return [record.rows.get(k) or unsure[k] for k in keys]
 
 
 def _stopper(submission: Submission) -> Row:
@@ -97,32 +126,42 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.jobs < 1 or given.timeout <= 0 or given.memory <= 0:
         parser.error("--jobs, --timeout and --memory must be positive")
-    settings = Settings(given.timeout, given.memory, user=given.user)
+    settings, users = Settings(given.timeout, given.memory), ()
     try:
-        if given.user:
-            try_user(given.user)
         submissions, unread = collect(given.submissions)
-    except ValueError as error:
+        if given.out:
+            given.out.mkdir(0o700 if given.user else 0o777, parents=True, exist_ok=True)
+        if given.user:
+            users = users_of(given.user, given.jobs)
+            paths = [*map(pathlib.Path, given.submissions), *filter(None, [given.out])]
+            if warning := try_users(users, paths):
+                print(f"warning: {warning}", file=sys.stderr)
+    except (OSError, ValueError) as error:
         parser.error(str(error))
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() if given.out is None else contextlib.nullcontext() as spare:
         folder = given.out or pathlib.Path(spare)
         try:
-            rows = grade_all(submissions, folder, given.jobs, settings)
+            rows = grade_all(submissions, folder, given.jobs, settings, users)
+            if given.out:
+                write(rows, unread, given.out)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
+        except OSError as error:
+            print(f"{error}; the same command goes on from here", file=sys.stderr)
+            return 1
     if given.out is None:
         print("\n".join(map(lines, rows)))
     else:
-        write(rows, unread, given.out)
-        print(
-            f"{len(rows)} submissions, {sum(r.points for r in rows)} points: {given.out}/index.html"
-        )
+        points = sum(row.points for row in rows)
+        print(f"{len(rows)} submissions, {points} points: {given.out}/index.html")
     if unread:
         print(unread_lines(unread))
-    return 0
+    if failed := sum(row.unsure for row in rows):
+        print(
+            f"The grader failed for {failed} of them: give the same command again.", file=sys.stderr
+        )
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ A few submissions of submissions.py are graded here; tools/grade_forty.py grades
 
 import csv
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,8 +17,9 @@ import torch
 
 from minisd.exercises import EXERCISES, NOTEBOOKS
 from minisd.grade import grade_all, main
+from minisd.grading.apart import Stopped, size, users_of
 from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
-from minisd.grading.jobs import Mark, Row, Settings, Stopped, grade, package_files, try_user
+from minisd.grading.jobs import Mark, Row, Settings, grade, package_files
 from minisd.grading.record import TRIES, Record, key
 from minisd.grading.runner import read
 from minisd.grading.submission import Submission
@@ -172,16 +175,198 @@ def test_a_run_that_is_stopped_ends_its_notebook(tmp_path):
 
 
 def test_a_user_that_is_none_is_told():
-    with pytest.raises(ValueError, match="cannot be run as nobody-of-this-name"):
-        try_user("nobody-of-this-name")
+    with pytest.raises(ValueError, match="no user nobody-of-this-name"):
+        users_of("nobody-of-this-name", 2)
 
 
-def test_a_mistake_of_ours_is_a_row(tmp_path, monkeypatch):
-    path = tmp_path / "anna_02_reverse_posterior.ipynb"
+def anna(folder) -> Submission:
+    """A correct notebook, handed in."""
+    path = folder / "anna_02_reverse_posterior.ipynb"
     path.write_text(submissions.notebook(submissions.solved()))
+    return Submission(path, "anna", path.name)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError(28, "No space left on device")])
+def test_a_mistake_of_ours_is_a_row_and_not_final(tmp_path, monkeypatch, error):
+    calls = []
+
+    def fails(submission, files, settings, stop):
+        calls.append(settings.alone)
+        raise error
+
+    monkeypatch.setattr("minisd.grade.grade", fails)
+    for _ in range(TRIES + 1):  # nor is it held against the notebook
+        [found] = grade_all([anna(tmp_path)], tmp_path, 2, Settings())
+        assert type(error).__name__ in found.note and len(found.marks) == 6 and found.unsure
+    assert calls == [False, True] * (TRIES + 1)
+    monkeypatch.setattr("minisd.grade.grade", lambda *a: row())
+    assert grade_all([anna(tmp_path)], tmp_path, 2, Settings()) == [row()]
+    assert list(Record(tmp_path).rows.values()) == [row()]
+
+
+def test_the_command_tells_what_is_not_final(tmp_path, monkeypatch, capsys):
+    anna(tmp_path)
     monkeypatch.setattr("minisd.grade.grade", lambda *a: 1 / 0)
-    [found] = grade_all([Submission(path, "anna", path.name)], tmp_path, 1, Settings())
-    assert "ZeroDivisionError" in found.note and len(found.marks) == 6
+    command = [str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 1 and "failed for 1 of them" in capsys.readouterr().err
+    monkeypatch.setattr("minisd.grade.grade", lambda *a: row())
+    assert main(command) == 0 and "1 submissions, 12 points" in capsys.readouterr().out
+
+
+def test_what_may_have_been_hindered_is_tried_once_more_alone(tmp_path, monkeypatch):
+    calls = []
+
+    def hindered(submission, files, settings, stop):
+        calls.append(settings.alone)
+        return row(status="error", note="died")._replace(unsure=not settings.alone)
+
+    monkeypatch.setattr("minisd.grade.grade", hindered)
+    [found] = grade_all([anna(tmp_path)], tmp_path, 2, Settings())
+    assert calls == [False, True] and found == row(status="error", note="died")
+    assert grade_all([anna(tmp_path)], tmp_path, 2, Settings()) == [found] and len(calls) == 2
+
+
+def test_what_ran_when_the_grader_was_killed_runs_alone(tmp_path, monkeypatch):
+    """One of them may have done it: the others must not be left out with it."""
+    classmate = tmp_path / "bert_02_reverse_posterior.ipynb"
+    classmate.write_text("1")
+    both = [anna(tmp_path), Submission(classmate, "bert", classmate.name)]
+    record = Record(tmp_path)
+    assert record.begin(key(both[0])) and record.begin(key(both[1]))
+    running, most = set(), []
+
+    def counts(submission, files, settings, stop):
+        running.add(submission)
+        time.sleep(0.05)
+        most.append((len(running), settings.alone))
+        running.remove(submission)
+        return row()
+
+    monkeypatch.setattr("minisd.grade.grade", counts)
+    grade_all(both, tmp_path, 2, Settings())
+    assert most == [(1, True)] * 2
+
+
+def test_what_a_kernel_or_a_full_disk_says_makes_a_row_unsure(tmp_path, monkeypatch):
+    said = {"failed": "OSError: [Errno 28] No space left on device"}
+    answers = {f"{name}.0": said for name in NOTEBOOKS["02_reverse_posterior"]}
+    result = {"notes": {}, "answers": answers}
+    monkeypatch.setattr("minisd.grading.jobs._result", lambda *a: (result, ""))
+    assert grade(anna(tmp_path), {}, Settings()).unsure
+    assert not grade(anna(tmp_path), {}, Settings(alone=True)).unsure
+    monkeypatch.setattr("minisd.grading.jobs._result", lambda *a: (None, ""))
+    assert grade(anna(tmp_path), {}, Settings(alone=True)).unsure
+    monkeypatch.setattr("minisd.grading.jobs._result", lambda *a: (None, "its own fault"))
+    assert not grade(anna(tmp_path), {}, Settings()).unsure
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux")
+def test_shared_memory_counts_and_half_a_character_costs_its_cell(tmp_path):
+    fills = "import mmap, time\nmap_ = mmap.mmap(-1, 700 * 2**20)\nmap_[::4096] = bytes(179200)"
+    cells = [fills + "\ntime.sleep(20)", *submissions.solved(), "print('\ud800')"]
+    path = tmp_path / "anna_02_reverse_posterior.ipynb"
+    path.write_text(submissions.notebook(cells))
+    submission = Submission(path, "anna", path.name)
+    [found] = grade_all([submission], tmp_path, 1, Settings(gigabytes=0.6))
+    assert found.points == 12 and "more than 0.6 GB of memory" in found.note
+    assert "cell 1: died" in found.note and "cell 15: UnicodeEncodeError" in found.note
+
+
+def test_the_size_of_a_folder(tmp_path):
+    """As the disk has it, and links are not followed."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"x" * 1_000_000)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    for n in range(10):
+        (tmp_path / f"{n}").write_bytes(b"")
+    assert 1_000_000 + 40_960 <= size([tmp_path], 1e9) < 1_200_000
+    assert 10_000 < size([tmp_path], 10_000) < 1_200_000  # it stops there
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "{}",
+        "null",
+        "[1]",
+        '"x"',
+        "[" * 99999,
+        '{"seed": "x"}',
+        '{"seed": Infinity}',
+        '{"key": "a"}',
+        '{"key": "a", "row": ["anna", "a.ipynb"]}',
+        '{"key": "a", "row": ["anna", "a.ipynb", "", [["no_such", "correct", "", ""]], ""]}',
+        '{"key": "a", "row": ["anna", "a.ipynb", "", [["pred_x0", "great", "", ""]], ""]}',
+        '{"key": "a", "row": ["anna", "a.ipynb", "99_none", [], ""]}',
+        '{"key": [], "begun": 1}',
+        '{"key": "a", "begun": "x"}',
+    ],
+)
+def test_a_foreign_line_in_the_record_is_passed_over(tmp_path, line):
+    record = Record(tmp_path)
+    record.finish("b", row())
+    with record.path.open("ab") as file:
+        file.write(line.encode() + b"\n\xff\xfe\n")
+    again = Record(tmp_path)
+    assert again.seed == record.seed and again.rows == {"b": row()} and not again.begun
+
+
+def test_other_limits_or_another_minisd_are_graded_again(tmp_path, monkeypatch):
+    from minisd.grading import record
+
+    submission = anna(tmp_path)
+    keys = [key(submission), key(submission, Settings(60)), key(submission, Settings(60, 2))]
+    keys.append(key(submission._replace(student="b\udcfc")))  # a name that is no text
+    monkeypatch.setattr(record, "_edition", lambda: b"another")
+    keys.append(key(submission))
+    assert len(set(keys)) == 5 and key(submission) == key(submission, Settings(user=3, seed=9))
+
+
+def test_only_plain_files_of_a_notebooks_size_are_read_for_the_key(tmp_path):
+    path = tmp_path / "a.ipynb"
+    with path.open("wb") as file:
+        file.truncate(3 * 10**9)  # it takes no disk, but would take the memory
+    assert key(Submission(path, "anna", "a.ipynb"))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "b.ipynb")  # reading it would wait for ever
+        (tmp_path / "c.ipynb").symlink_to("/dev/zero")
+        (tmp_path / "d.ipynb").symlink_to("d.ipynb")
+        for name in "bcd":
+            assert key(Submission(tmp_path / f"{name}.ipynb", "anna", "x"))
+
+
+@pytest.mark.parametrize("module", ["minisd.grade", "minisd.handout"])
+def test_a_missing_package_is_named(module):
+    code = (
+        "import sys, importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n in ('zmq', 'psutil') else find(n, *a)\n"
+        f"import {module}"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode and run.stderr.endswith("`pip install psutil pyzmq`\n")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        '{"notes": 3, "answers": {}}',
+        '{"notes": {"x": 1}, "answers": {}}',
+        '{"notes": {}, "answers": {"fuse_gaussians": 3}}',
+        '{"notes": {"' + "9" * 5000 + '": 1}, "answers": {}}',
+        "[]",
+        "{",
+        "",
+    ],
+)
+def test_a_forged_result_is_none(tmp_path, monkeypatch, result):
+    def forges(command, env, folder, settings, stop):
+        (folder / "result.json").write_text(result)
+        return ""
+
+    monkeypatch.setattr("minisd.grading.jobs.run_apart", forges)
+    found = grade(anna(tmp_path), {}, Settings())
+    assert found.points == 0 and {mark.status for mark in found.marks} == {"error"}
 
 
 def test_a_file_handed_in_again_is_graded_again(tmp_path):

@@ -4,17 +4,13 @@ The reference functions never enter the process that runs the student's code: it
 package without the exercises, and a `check` that says nothing.
 """
 
-import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import textwrap
-import time
 import uuid
 from threading import Event
 from typing import NamedTuple
@@ -22,6 +18,7 @@ from typing import NamedTuple
 from ..exercises import EXERCISES, NOTEBOOKS, unseen
 from ..guarded import full_name
 from ..verdicts import CORRECT, NotNumbers, verdict
+from .apart import PACKAGE, give, own_folder, run_apart
 from .data import Unreadable, encode, read_answers
 from .runner import read
 from .submission import Content, Submission, content
@@ -29,7 +26,8 @@ from .submission import Content, Submission, content
 POINTS = {"easy": 1, "middle": 2, "hard": 3}
 ERROR, SLOW, MISSING, BORROWED = "error", "timed out", "missing", "borrowed"
 STATUSES = ("correct", "wrong", "not attempted", ERROR, SLOW, MISSING, BORROWED)
-PACKAGE = pathlib.Path(__file__).parents[1]
+# What a notebook may have met because of what ran beside it.
+HINDERED = re.compile(r"died|timed out|time was over|still ran|\[Errno (11|12|28)\]")
 QUIET_CHECK = '''
 
 def check(name, answer, required=False):
@@ -43,14 +41,18 @@ raise ModuleNotFoundError("no exercises here: their notebook is being graded")
 
 
 class Settings(NamedTuple):
-    """Limits for one notebook; cases are drawn from seed 0, as `check` does, and from `seed`."""
+    """Limits for one notebook, the number of the user whom it runs as, and whether it runs alone;
+    cases are drawn from seed 0, as `check` does, and from `seed`.
+    """
 
     seconds: float = 180
     gigabytes: float = 4
     seed: int = 1
-    user: str | None = None
+    user: int | None = None
     ask_seconds: float = 20
     call_seconds: float = 5
+    disk: float = 1e9
+    alone: bool = False
 
 
 class Mark(NamedTuple):
@@ -68,13 +70,16 @@ class Mark(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A graded submission; notebook is "" and marks are empty where nobody can tell what it is."""
+    """A graded submission; notebook is "" and marks are empty where nobody can tell what it is.
+    unsure: something else than the notebook may have ended or hindered it.
+    """
 
     student: str
     name: str
     notebook: str
     marks: list[Mark]
     note: str = ""
+    unsure: bool = False
 
     @property
     def points(self) -> int:
@@ -102,10 +107,6 @@ def package_files() -> dict[str, bytes]:
     return files
 
 
-class Stopped(BaseException):
-    """Raised where the grader itself is told to stop while a notebook runs."""
-
-
 def grade(
     submission: Submission, files: dict[str, bytes], settings: Settings, stop: Event | None = None
 ) -> Row:
@@ -117,14 +118,17 @@ def grade(
     if found.broken or not names:
         note = found.broken or "no exercise of any notebook is in it"
         return _row(submission, found, [Mark(name, MISSING, note) for name in names], note)
-    result = _result(submission, found, files, settings, stop or Event())
+    result, why = _result(submission, found, files, settings, stop or Event())
     if result is None:
-        note = "the kernel, or what watched it, was killed"
-        return _row(submission, found, [Mark(name, ERROR, note) for name in names], note)
-    notes = [found.note] * bool(found.note)
+        note = why or "the kernel, or what watched it, was killed"
+        marks = [Mark(name, ERROR, note) for name in names]
+        return _row(submission, found, marks, note)._replace(unsure=not why)
+    notes = [text for text in (why, found.note) if text]
     notes += [f"cell {int(n) + 1}: {text}" for n, text in result["notes"].items()]
     marks = [_best(name, found, result["answers"], settings) for name in names]
-    return _row(submission, found, marks, "\n".join(notes))
+    row = _row(submission, found, marks, "\n".join(notes))
+    hindered = any(HINDERED.search(text) for text in [*notes, *(mark.text for mark in marks)])
+    return row._replace(unsure=hindered and not why and not settings.alone)
 
 
 def _row(submission: Submission, found: Content, marks: list[Mark], note: str) -> Row:
@@ -143,59 +147,26 @@ def _given(name: str) -> list[str]:
     return [n for n in names if not n.startswith("minisd.exercises.")]
 
 
-def _result(submission, found, files, settings, stop: Event) -> dict | None:
-    """What the runner brought back; None if it did not."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="minisd-grade-"))
-    try:
+def _result(submission, found, files, settings, stop: Event) -> tuple[dict | None, str]:
+    """What the runner brought back, None if it did not; and why it or a kernel was ended."""
+    with own_folder(settings.user) as folder:
         _lay_out(folder, submission, found, files, settings)
-        ours = _environment(folder)
         command = [sys.executable, "-m", "minisd.grading.runner", str(folder)]
-        process = subprocess.Popen(
-            command,
-            env=ours,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            **_other_user(settings.user),
-        )
+        why = run_apart(command, _environment(folder), folder, settings, stop)
         try:
-            _wait(process, 2 * settings.seconds + 300, stop)
-        finally:
-            _end(process)
-            _end_all_of(ours["MINISD_GRADE"])
-        text = read(folder / "result.json")
-        result = json.loads(text or "null")
-        return result if isinstance(result, dict) and set(result) >= {"notes", "answers"} else None
-    except (ValueError, RecursionError):  # result.json was not the runner's
-        return None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            result = json.loads(read(folder / "result.json") or "null")
+        except (ValueError, RecursionError):  # it was not the runner's
+            result = None
+        return result if _is_whole(result) else None, why
 
 
-def try_user(name: str) -> None:
-    """Raises ValueError if notebooks cannot be run as this user."""
-    command = [sys.executable, "-c", "import jupyter_client, zmq, torch, ipykernel"]
-    try:
-        rest = {"cwd": "/", "stdin": subprocess.DEVNULL, "capture_output": True}
-        run = subprocess.run(command, **rest, **_other_user(name))
-        said = (
-            run.stderr.decode(errors="replace").strip().splitlines()[-1:] if run.returncode else []
-        )
-    except (ImportError, KeyError, OSError) as error:
-        said = [f"{type(error).__name__}: {error}"]
-    if said:
-        raise ValueError(f"notebooks cannot be run as {name} with {sys.executable}: {said[0]}")
-
-
-def _other_user(name: str | None) -> dict:
-    if name is None:
-        return {}
-    import pwd
-
-    who = pwd.getpwnam(name)
-    return {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+def _is_whole(result) -> bool:
+    """Whether it has the form that the runner writes; a student's code may have written it."""
+    parts = [result.get(n) for n in ("notes", "answers")] if isinstance(result, dict) else [None]
+    return all(isinstance(part, dict) for part in parts) and (
+        all(len(n) < 9 and n.isdecimal() for n in parts[0])
+        and all(isinstance(answer, dict) for answer in parts[1].values())
+    )
 
 
 def _lay_out(folder, submission, found, files, settings) -> None:
@@ -225,11 +196,11 @@ def _lay_out(folder, submission, found, files, settings) -> None:
         "seconds": settings.seconds,
         "ask_seconds": settings.ask_seconds,
         "gigabytes": settings.gigabytes,
+        "apart": settings.user is not None,
     }
     (folder / "job.json").write_text(json.dumps(job))
-    if settings.user:
-        for path in (folder, *folder.rglob("*")):
-            shutil.chown(path, settings.user)
+    for path in folder.rglob("*"):
+        give(path, settings.user)
 
 
 def _environment(folder: pathlib.Path) -> dict[str, str]:
@@ -249,39 +220,6 @@ def _environment(folder: pathlib.Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MINISD_GRADE": uuid.uuid4().hex,  # what the notebook starts can be found by it
     }
-
-
-def _wait(process: subprocess.Popen, seconds: float, stop: Event) -> None:
-    end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
-        if stop.wait(0.2):
-            raise Stopped
-
-
-def _end(process: subprocess.Popen) -> None:
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
-
-
-def _end_all_of(mark: str) -> None:
-    """End what a notebook left behind: every process with this mark in its environment."""
-    import psutil
-
-    for _ in range(3):
-        left = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get("MINISD_GRADE") == mark:
-                    left.append(process)
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        if not left:
-            return
-        time.sleep(0.1)
 
 
 def _asked(found: Content) -> dict[str, tuple[str, str]]:

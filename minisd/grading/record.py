@@ -1,17 +1,22 @@
 """What is done already, a line of JSON each: an interrupted run goes on where it stopped."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import secrets
+import stat
 import threading
 
-from .jobs import Mark, Row
-from .submission import Submission
+from ..exercises import NOTEBOOKS
+from .jobs import PACKAGE, STATUSES, Mark, Row, Settings
+from .submission import MOST, Submission
 
 TRIES = 3  # a submission during which the grader was stopped so often is not tried again
+DEFAULT = Settings()
+FOREIGN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)  # a line's faults
 
 
 class Record:
@@ -24,7 +29,8 @@ class Record:
         self.lock = threading.Lock()
         self.seed = None
         for line in self._lines():
-            self._take(line)
+            with contextlib.suppress(*FOREIGN):
+                self._take(line)  # else it is none of ours
         if self.seed is None:
             self.seed = secrets.randbelow(2**31)
             self._write({"seed": self.seed})
@@ -32,20 +38,23 @@ class Record:
     def _lines(self) -> list[dict]:
         lines = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # the last line may have been cut off
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, RecursionError):  # the last may be cut off
                     lines.append(json.loads(line))
         return lines
 
     def _take(self, line: dict) -> None:
         key = line.get("key")
         if "seed" in line:
-            self.seed = line["seed"]
+            self.seed = int(line["seed"]) % 2**31
         elif "row" in line:
-            marks = [Mark(*mark) for mark in line["row"][3]]
-            self.rows[key] = Row(*line["row"][:3], marks, line["row"][4])
+            marks = [Mark(*map(str, mark)) for mark in line["row"][3]]
+            row = Row(*map(str, line["row"][:3]), marks, str(line["row"][4]))
+            known = row.notebook in ("", *NOTEBOOKS) and {m.status for m in marks} <= {*STATUSES}
+            if known and row.of >= 0:  # an exercise of another minisd has no points: KeyError
+                self.rows[key] = row
         else:
-            self.begun[key] = self.begun.get(key, 0) + line["begun"]
+            self.begun[key] = self.begun.get(key, 0) + int(line["begun"])
 
     def _write(self, line: dict) -> None:
         with self.lock, self.path.open("a", encoding="utf-8") as file:
@@ -75,9 +84,22 @@ class Record:
         self._write({"key": key, "row": row})
 
 
-def key(submission: Submission) -> str:
-    """Stands for a submission's student, name and bytes: a file handed in again is graded again."""
-    digest = hashlib.sha256(f"{submission.student}\0{submission.name}\0".encode())
+@functools.cache
+def _edition() -> bytes:
+    """Stands for this minisd and its exercises."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).digest()
+
+
+def key(submission: Submission, settings: Settings = DEFAULT) -> str:
+    """Stands for a submission's student, name and bytes, this minisd, and the limits: a row counts
+    for as long as none of them changes.
+    """
+    limits = f"{settings.seconds:g}\0{settings.gigabytes:g}"
+    text = f"{submission.student}\0{submission.name}\0{limits}\0"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass") + _edition())
     with contextlib.suppress(OSError):
-        digest.update(submission.path.read_bytes())
+        state = submission.path.stat()
+        if stat.S_ISREG(state.st_mode) and state.st_size <= MOST:  # others are not read
+            digest.update(submission.path.read_bytes())
     return digest.hexdigest()[:24]

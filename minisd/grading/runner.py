@@ -30,7 +30,9 @@ class Kernel:
 
     def __init__(self, folder: pathlib.Path, number: int):
         connection = str(folder / f"kernel-{number}.json")
-        write_connection_file(connection)
+        # Sockets in our folder, where there are: any user could listen on a port of the machine.
+        ours = {"transport": "ipc", "ip": f"../kernel-{number}"} if os.name == "posix" else {}
+        write_connection_file(connection, **ours)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ipykernel_launcher", "-f", connection],
             cwd=folder / "work",
@@ -50,7 +52,10 @@ class Kernel:
         """ "ok", the error as text, "timed out" (and interrupted), or "died"."""
         # By default a kernel throws away what follows an error for a moment: the next cell.
         options = {"store_history": False, "allow_stdin": False, "stop_on_error": False}
-        message = self.client.execute(code, **options)
+        try:
+            message = self.client.execute(code, **options)
+        except UnicodeError as error:  # half of a character cannot be sent
+            return f"{type(error).__name__}: {error}"[:500]
         reply = self._reply(message, seconds)
         if reply is None and self.alive() and os.name == "posix":
             self.process.send_signal(signal.SIGINT)
@@ -166,14 +171,17 @@ def read(path: pathlib.Path) -> str | None:
         return file.read(MOST).decode("utf-8", "replace")
 
 
-def limit(gigabytes: float) -> None:
-    """Limits of memory and of a file's size for this process and all it starts, where there are."""
+def limit(gigabytes: float, apart: bool) -> None:
+    """Limits of memory, of a file's size, and, for a user apart, of the number of processes, for
+    this process and all it starts, where there are such limits.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return
     most = int(gigabytes * 2**30)
-    for name, value in (("RLIMIT_DATA", most), ("RLIMIT_FSIZE", 2**30), ("RLIMIT_CORE", 0)):
+    limits = [("RLIMIT_DATA", most), ("RLIMIT_FSIZE", 2**30), ("RLIMIT_CORE", 0)]
+    for name, value in limits + [("RLIMIT_NPROC", 300)] * apart:
         hard = resource.getrlimit(getattr(resource, name))[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(getattr(resource, name), (value, value))
@@ -183,7 +191,8 @@ def main() -> None:
     """Run the job in the folder named on the command line."""
     folder = pathlib.Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text())
-    limit(job["gigabytes"])
+    limit(job["gigabytes"], job["apart"])
+    os.chdir(folder / "work")  # as the kernels do: a socket's path must be short
     run = Run(folder, job)
     run.fresh()
     found = {exercise: run.ask(exercise) for exercise in job["functions"]}
