@@ -82,8 +82,8 @@ def read(words: list[str]) -> argparse.Namespace:
     options, rest = whole.parse_known_args(words)
     if rest:
         command = commands[options.command]
-        if rest[0].startswith("-"):
-            command.error(f"there is no {rest[0]}" + meant_by(rest[0], command))
+        if odd := [word for word in rest if word.startswith("-")]:
+            command.error(f"there is no {odd[0]}" + meant_by(odd[0], command))
         meant = difflib.get_close_matches(words[1], COMMANDS, 1, 0.7)
         if options.command == "txt2img" and meant and not given_name:
             command.error(f"there is no command {words[1]}; {meant[0]}, perhaps?")
@@ -128,7 +128,7 @@ def meant_by(option: str, command: Parser) -> str:
     name, known = option.strip("-").replace("-", "_").lower(), command._option_string_actions
     if name in WORDS:
         return f": {WORDS[name]}"
-    near = difflib.get_close_matches(option, known, 1)
+    near = difflib.get_close_matches(option.lower(), known, 1)
     for line in THEIRS.split("\n")[1:]:
         ours, theirs = line.split(": ")
         if name in theirs.split() and ours.split()[0] in known:

@@ -195,7 +195,8 @@ def _levels(source, size: int | tuple[int, int] | None = None) -> Tensor:
         if source.mode == "I" and source.format in ("PNG", "PPM"):  # 16 bits that Pillow widened
             source = np.asarray(source).astype(np.uint16)
         elif source.mode[0] not in "IF":
-            source = source.convert("RGBA" if source.has_transparency_data else "RGB")
+            plain = "L" if source.mode in ("1", "L") else "RGB"
+            source = source.convert("RGBA" if source.has_transparency_data else plain)
             h, w = (size, size) if isinstance(size, int) else size or (1e9, 1e9)
             top, left, ch, cw = _middle(source.height, source.width, (h, w))
             if min(ch / h, cw / w) > 6:
