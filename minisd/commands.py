@@ -75,9 +75,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         settings[name] = usual[name].default if told is None else told
     about = {"minisd": options.command, "version": __version__, "torch": torch.__version__}
     about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
-    run = way(
-        *given, options.prompt if prompted else "", **settings | ({} if given else {"size": size})
-    )
+    words = [*given, options.prompt if prompted else "", *([] if given else [size])]
+    run = way(*words, **settings)
     if len(run) != int(options.steps * settings.get("strength", 1) + 1e-9):
         say(f"--steps {options.steps} takes {len(run)} steps: the grid's times lie evenly apart")
     hidden = options.quiet or not on_screen(sys.stderr)

@@ -55,7 +55,7 @@ def check_out(path: Path, given: list[Path]) -> None:
         raise ValueError(f"--out must end in .png, got {path}")
     real = Path(os.path.realpath(path))  # where a symbolic link leads
     try:
-        mode = real.stat().st_mode if os.path.lexists(real) or real.stat() else 0
+        mode = real.stat().st_mode
     except FileNotFoundError:
         mode = stat.S_IFREG | 0o200  # as it will be
     except OSError as error:
@@ -84,7 +84,7 @@ def targets(options: argparse.Namespace) -> list[Path]:
 
 def open_given(options: argparse.Namespace) -> dict:
     """The pictures that are given as PIL images, by name; ValueError where one does not serve."""
-    from .pictures import as_depth, as_mask, as_picture, read_image
+    from .pictures import read_image
 
     paths = {name: getattr(options, name) for name in GIVEN.get(options.command, ())}
     if not all(map(os.path.exists, paths.values())) and os.path.isfile(options.prompt):
@@ -101,7 +101,7 @@ def open_given(options: argparse.Namespace) -> dict:
             )
         size = tuple(max(1, round(side * min(1, 1024 / max(h, w)))) for side in (h, w))
         try:
-            seen = {"mask": as_mask, "depth": as_depth}.get(name, as_picture)(image, size)
+            seen = as_tensor(name, image, size)
         except ValueError as error:
             raise ValueError(f"{path} cannot be used as a {name}: {error}") from None
         if name == "mask":
@@ -139,13 +139,17 @@ def picture_size(pipe, options: argparse.Namespace, images: dict) -> tuple[int, 
 
 def at_size(options: argparse.Namespace, images: dict, size: tuple[int, int]) -> list:
     """What is given as tensors, cropped and resized to (h, w). It says what it cuts."""
-    from .pictures import as_depth, as_mask, as_picture
-
     if images and apart((h := images["picture"].height, w := images["picture"].width), size):
         cut = f"its middle is taken, at {size[0]} x {size[1]} (--size)"
         say(f"{options.picture} is {h} x {w}: {cut}")
-    readers = {"mask": as_mask, "depth": as_depth}
-    return [readers.get(name, as_picture)(image, size) for name, image in images.items()]
+    return [as_tensor(name, image, size) for name, image in images.items()]
+
+
+def as_tensor(name: str, image, size: tuple[int, int]):
+    """A PIL image at a size, as what is given under that name: a picture, a mask, or depths."""
+    from . import pictures
+
+    return getattr(pictures, f"as_{name}")(image, size)
 
 
 # ---- the same again -----------------------------------------------------------------------
@@ -159,7 +163,8 @@ def fingerprints(options: argparse.Namespace) -> dict[str, str]:
     for name in GIVEN.get(options.command, ()):
         if not os.path.isfile(path := getattr(options, name)):
             raise ValueError(f"{path} is not there")
-        said[f"{name} sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            said[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return said
 
 
