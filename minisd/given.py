@@ -121,8 +121,8 @@ def tell_mask(path: Path, image, share: float) -> None:
         raise ValueError(f"{path} is dark everywhere, and white is what is painted anew")
     clear = image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
     if clear or share > 0.95:
-        told = f"{path} has transparent parts: of" if clear else f"{path} is white: of"
-        say(f"{told} the picture {share:.0%} is painted anew")
+        shows = "has transparent parts" if clear else "is white nearly everywhere"
+        say(f"{path} {shows}: {share:.0%} of the picture is painted anew")
 
 
 def picture_size(pipe, options: argparse.Namespace, images: dict) -> tuple[int, int]:

@@ -231,6 +231,18 @@ def test_what_voids_the_work_is_said(words, says, capsys, quick):
     assert run(PROMPT, *ONE, *words) == 0 and says in told(capsys)
 
 
+def test_a_mask_that_may_ask_for_too_much_is_told(capsys, quick):
+    alpha = np.array(Image.open("m.png"))
+    Image.fromarray(np.dstack([alpha, alpha])).save("layer.png")
+    Image.fromarray(0 * alpha + 255).save("white.png")
+    for name, says in (
+        ("layer.png", "layer.png has transparent parts: 12% of the picture is painted anew"),
+        ("white.png", "white.png is white nearly everywhere: 100% of the picture"),
+    ):
+        assert run("inpaint", "p.png", name, PROMPT) == 0 and says in told(capsys)
+    assert run("inpaint", "p.png", "m.png", PROMPT) == 0 and "of the picture" not in told(capsys)
+
+
 def test_another_number_of_steps_is_said_and_written(capsys, quick, monkeypatch):
     monkeypatch.setattr("minisd.pipeline.times", lambda _, n: ldm_uniform_times(1000, n))
     for asked, strength, taken in ((334, 1, 500), (501, 0.1, 99), (50, 0.58, 29), (60, 0.5, 31)):
