@@ -2,10 +2,56 @@
 
 import argparse
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-COMMANDS = ("txt2img", "img2img", "inpaint", "trajectory", "info")
+from .terminal import say
+
+COMMANDS = {
+    "txt2img": "a picture of a prompt; the name may be left out",
+    "img2img": "repaint a picture as a prompt says",
+    "inpaint": "repaint a part of a picture",
+    "depth2img": "repaint a picture and keep its depths, with SD 2's model for that",
+    "upscale": "a picture four times as large, with SD's model for that",
+    "trajectory": "the way to a picture: x_t above, predicted x0 below",
+    "again": "the picture that a PNG's own settings tell",
+    "info": "what a checkpoint is, told from its headers",
+}
+GIVEN = {
+    "img2img": ("picture",),
+    "inpaint": ("picture", "mask"),
+    "depth2img": ("picture", "depth"),
+    "upscale": ("picture",),
+    "again": ("picture",),
+    "info": ("checkpoint",),
+}
+HELP = {
+    "picture": "PNG, JPEG, ...",
+    "mask": "white where it is painted anew; of a mask with transparent parts the bright strokes, "
+    "or the holes where all else is dark",
+    "depth": "a grey picture, near is bright",
+    "checkpoint": ".safetensors file or diffusers folder",
+}
+THEIRS = """
+--checkpoint: ckpt model model_id pretrained_model_name_or_path
+--out: outdir output
+--steps: ddim_steps num_inference_steps
+--eta: ddim_eta
+--scale: guidance_scale cfg cfg_scale
+--rescale: guidance_rescale
+--negative: negative_prompt
+--n: n_samples n_iter num_images_per_prompt
+--size: h w height width
+--sampler: scheduler
+--sampler plms: plms
+--dtype: precision torch_dtype
+--level: noise_level"""  # ours: those of the official scripts and of diffusers
+WORDS = {
+    "prompt": "the prompt stands alone, in quotes",
+    "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
+}
+ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes")
 EXAMPLES = """
   minisd "a small green star above a large yellow ring" --seed 3
   minisd "a circle" --negative red --n 4
@@ -14,6 +60,7 @@ EXAMPLES = """
   minisd inpaint picture.png mask.png "a red ring"
   minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors
   minisd info sd-v1-4.safetensors
+  minisd again minisd.png
 
 Without --checkpoint the tiny model that comes with minisd paints: one or two coloured shapes.
 minisd txt2img --help, and so on, lists the options of each."""
@@ -24,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """The sentence on stderr, and exit code 2."""
-        self.exit(2, f"minisd: {message} ({self.prog} --help lists what there is)\n")
+        self.exit(say(f"{message} ({self.prog} --help lists what there is)", 2))
 
 
 def read(words: list[str]) -> argparse.Namespace:
@@ -35,10 +82,8 @@ def read(words: list[str]) -> argparse.Namespace:
     options, rest = whole.parse_known_args(words)
     if rest:
         command = commands[options.command]
-        if rest[0].startswith("-"):
-            known = command._option_string_actions
-            near = difflib.get_close_matches(rest[0], known, 1)
-            command.error(f"there is no {rest[0]}" + (f"; {near[0]}, perhaps?" if near else ""))
+        if odd := [word for word in rest if word.startswith("-")]:
+            command.error(f"there is no {odd[0]}" + meant_by(odd[0], command))
         meant = difflib.get_close_matches(words[1], COMMANDS, 1, 0.7)
         if options.command == "txt2img" and meant and not given_name:
             command.error(f"there is no command {words[1]}; {meant[0]}, perhaps?")
@@ -59,61 +104,96 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 14),
     )
     commands = whole.add_subparsers(dest="command", metavar="COMMAND")
-    model, how, size, old = _model(), _how(), _size(), _old()
-    shared = [how, size, model]
+    model, how, size = _model(), _how(), _size()
+    parents = {"again": [_out()], "info": []}
     made = {
-        "txt2img": commands.add_parser(
-            "txt2img", parents=shared, help="a picture of a prompt; the name may be left out"
-        ),
-        "img2img": commands.add_parser(
-            "img2img", parents=[old, *shared], help="repaint a picture as a prompt says"
-        ),
-        "inpaint": commands.add_parser(
-            "inpaint", parents=[old, *shared], help="repaint a part of a picture"
-        ),
-        "trajectory": commands.add_parser(
-            "trajectory", parents=shared, help="the way to a picture: x_t above, predicted x0 below"
-        ),
-        "info": commands.add_parser("info", help="what a checkpoint is, told from its headers"),
+        name: commands.add_parser(name, parents=parents.get(name, [how, size, model]), help=said)
+        for name, said in COMMANDS.items()
     }
-    for name in ("img2img", "inpaint"):
-        made[name].add_argument("picture", type=Path, help="PNG, JPEG, ...")
-    made["inpaint"].add_argument("mask", type=Path, help="white where it is painted anew")
-    for name in ("txt2img", "img2img", "inpaint", "trajectory"):
-        made[name].add_argument("prompt", help="what the picture shows, in quotes")
+    for name, command in made.items():
+        for word in GIVEN.get(name, ()):
+            command.add_argument(word, type=Path, help=HELP[word])
+        if name not in parents:
+            command.add_argument("prompt", help="what the picture shows, in quotes")
+    for name in ("img2img", "inpaint", "depth2img"):
+        made[name].add_argument("--strength", type=number, help="0 to 1: how much is painted anew")
     made["trajectory"].add_argument("--columns", type=whole_number, default=8, help="8 by default")
-    made["info"].add_argument("checkpoint", type=Path, help=".safetensors file or diffusers folder")
+    made["upscale"].add_argument("--level", type=whole_number, help="of noise, 0 to 999; 20")
     return whole, made
 
 
-def _how() -> Parser:
+def meant_by(option: str, command: Parser) -> str:
+    """What follows "there is no --option": what is meant, as far as it can be told."""
+    option = option.split("=")[0]
+    name, known = option.strip("-").replace("-", "_").lower(), command._option_string_actions
+    if name in WORDS:
+        return f": {WORDS[name]}"
+    near = difflib.get_close_matches(option.lower(), known, 1)
+    for line in THEIRS.split("\n")[1:]:
+        ours, theirs = line.split(": ")
+        if name in theirs.split() and ours.split()[0] in known:
+            near = [ours]
+    return f"; {near[0]}, perhaps?" if near else ""
+
+
+def again(said: Mapping[str, str]) -> list[str]:
+    """A picture's settings as the words that make it again; ValueError where they do not tell it.
+
+    They are as little to be trusted as the file that they come from: nothing in them says where
+    the picture is written, and `read` checks the words as if they had been typed.
+    """
+    name = said.get("minisd", "")
+    if name not in COMMANDS or name in ("again", "info"):
+        raise ValueError("it does not tell how minisd made it")
+    if "version" not in said:
+        raise ValueError("an older minisd made it, which did not write all that is needed")
+    actions = {action.dest: action for action in parsers()[1][name]._actions}
+    for dest in ("help", "out", "quiet", "n", "release"):
+        del actions[dest]
+    words = [dest for dest, action in actions.items() if not action.option_strings]
+    unknown = set(said) - {*actions, *ABOUT, *(f"{dest} sha256" for dest in words)}
+    missing = {*words, "size", "checkpoint bytes"} - set(said)
+    if unknown or missing:
+        what = f"it tells {min(unknown)!r}" if unknown else f"it does not tell its {min(missing)}"
+        raise ValueError(f"{what}, as minisd {said['version']} did, and this one cannot follow it")
+    options = [
+        f"--{dest}" if action.nargs == 0 else f"--{dest}={said[dest]}"
+        for dest, action in actions.items()
+        if dest in said and dest not in words
+    ]
+    return [name, *options, "--", *(said[dest] for dest in words)]
+
+
+def _out() -> Parser:
     parser = Parser(add_help=False)
+    said = "minisd.png by default, or the next of minisd-1.png, ... that is free"
+    parser.add_argument("--out", type=Path, help=said)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _how() -> Parser:
+    parser = Parser(add_help=False, parents=[_out()])
     how = parser.add_argument_group("the picture")
-    how.add_argument("--out", type=Path, default=Path("minisd.png"), help="minisd.png by default")
     how.add_argument("--negative", default="", help="what the picture should not show")
     how.add_argument("--seed", type=whole_number, default=0, help="0 by default")
     how.add_argument(
         "--n", type=whole_number, default=1, help="how many pictures, of seed, seed + 1, ..."
     )
-    how.add_argument("--steps", type=whole_number, default=50, help="50 by default")
+    how.add_argument(
+        "--steps", type=whole_number, default=50, help="50 by default; a grid may take more"
+    )
     how.add_argument("--scale", type=number, help="of guidance; 1: none. The model's by default")
     how.add_argument("--sampler", help="plms, ddim, s_pndm, pndm, ddpm. The model's by default")
     how.add_argument("--eta", type=number, default=0.0, help="0 to 1: ddim's noise on the way")
     how.add_argument("--rescale", type=number, default=0.0, help="0 to 1, against glaring guidance")
     how.add_argument("--zoom", type=whole_number, help="repeat pixels; to 256 a side by default")
-    how.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def _size() -> Parser:
     parser = Parser(add_help=False)
     parser.add_argument("--size", type=side, help="512, or 512x768: height x width")
-    return parser
-
-
-def _old() -> Parser:
-    parser = Parser(add_help=False)
-    parser.add_argument("--strength", type=number, help="0 to 1: how much is painted anew")
     return parser
 
 
@@ -141,6 +221,8 @@ def _model() -> Parser:
 
 def whole_number(text: str) -> int:
     """An integer."""
+    if len(text) > 30:
+        raise argparse.ArgumentTypeError(f"a number of {len(text)} characters is too long")
     try:
         return int(text)
     except ValueError:

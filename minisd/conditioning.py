@@ -1,6 +1,7 @@
 """What a U-Net is told beside x_t: the prompt, and what some families want to know besides."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from .wordpiece import WordPiece
 
 METADATA = "minisd.tokenizer"
 CLIP_VOCABULARY, BERT_VOCABULARY = 49408, 30522
+SYNTAX = re.compile(  # (red:1.3), <lora:x:0.8>, BREAK, [a|b], --ar 16:9
+    r"\([^()]{1,80}:[\d. ]{1,9}\)|<\w{1,20}:[^<>]{1,80}>|\bBREAK\b|\[[^][|:]{0,80}[|:][^][]{0,80}\]"
+    r"|(?<!\S)--[a-z]\w{0,20}(?: [\d:.]{1,9})?"
+)
 
 
 class Conditioning(NamedTuple):
@@ -82,7 +87,8 @@ def read_prompt(prompts: Sequence[str], text: nn.Module, tokenizer: Callable | N
 
 
 def prompt_warnings(prompt: str, tokenizers: Sequence, words: frozenset[str] = frozenset()) -> list:
-    """What the model will not make of a prompt, a sentence each: what is cut, unknown words.
+    """What the model will not make of a prompt, a sentence each: what is cut, unknown words, syntax
+    of other programs.
 
     words: all that it was trained on; empty where no such list is known, as for CLIP.
     """
@@ -93,6 +99,9 @@ def prompt_warnings(prompt: str, tokenizers: Sequence, words: frozenset[str] = f
     unknown = [w for w in dict.fromkeys(split(clean(prompt))) if words and w not in words]
     if unknown:
         said.append(f"the model was never told these words: {', '.join(unknown)}")
+    if found := list(dict.fromkeys(SYNTAX.findall(prompt))):
+        shown = ", ".join(map(repr, found))
+        said.append(f"the syntax of other programs is read as plain words and signs here: {shown}")
     return said
 
 
@@ -146,7 +155,10 @@ def paint_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     mask = mask.float()
     if not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError("a mask holds 0 where to keep the picture and 1 where to paint anew")
-    return (mask >= 0.5).to(mask)
+    mask = (mask >= 0.5).to(mask)
+    if not mask.any():
+        raise ValueError(f"the mask holds nothing to paint anew, or it is too thin at {size}")
+    return mask
 
 
 def shrink(mask: Tensor, factor: int) -> Tensor:

@@ -3,6 +3,7 @@
 import os
 import struct
 import uuid
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,7 +42,10 @@ def png(picture: Tensor, settings: Mapping = {}) -> bytes:  # noqa: B006 - it is
         [
             SIGNATURE,
             _chunk(b"IHDR", header),
-            *(_chunk(b"iTXt", key + bytes(5) + value.encode()) for key, value in texts),
+            *(
+                _chunk(b"iTXt", key + bytes(5) + value.encode(errors="backslashreplace"))
+                for key, value in texts
+            ),
             _chunk(b"IDAT", zlib.compress(scanlines.tobytes())),
             _chunk(b"IEND", b""),
         ]
@@ -49,8 +53,11 @@ def png(picture: Tensor, settings: Mapping = {}) -> bytes:  # noqa: B006 - it is
 
 
 def save_png(path: str | Path, picture: Tensor, settings: Mapping = {}) -> None:  # noqa: B006
-    """Write a PNG that carries the settings it was made with: whole, or not at all."""
-    path = Path(path)
+    """Write a PNG that carries the settings it was made with: whole, or not at all.
+
+    Where path is a symbolic link, the file that it leads to is written, and the link stays.
+    """
+    path = Path(os.path.realpath(path))
     if path.suffix.lower() != ".png":
         raise ValueError(f"pictures are saved as .png, not as {path.name!r}")
     if not path.parent.is_dir():
@@ -71,6 +78,7 @@ def save_png(path: str | Path, picture: Tensor, settings: Mapping = {}) -> None:
 
 def read_settings(path: str | Path) -> dict[str, str]:
     """The settings that save_png wrote into a picture."""
+    _check_file(path)
     data, settings = Path(path).read_bytes(), {}
     if not data.startswith(SIGNATURE):
         raise ValueError(f"{path} is not a PNG")
@@ -84,43 +92,147 @@ def read_settings(path: str | Path) -> dict[str, str]:
     return settings
 
 
+# ---- pictures that are given --------------------------------------------------------------
+
+
+def _check_file(path: str | Path) -> None:
+    """ValueError where there is no file: a directory, or a pipe that would be waited for."""
+    if not os.path.isfile(path):
+        there = os.path.exists(path)
+        raise ValueError(f"{path} is no picture file" if there else f"no such picture: {path}")
+
+
+def read_image(path: str | Path):
+    """A picture file as a PIL image, decoded, and turned as its camera says it was held."""
+    from PIL import Image, ImageOps
+
+    _check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a picture: {why}") from None
+
+
 def open_picture(path: str | Path, size: int | tuple[int, int] | None = None) -> Tensor:
     """A picture file as (1, 3, h, w) in -1..1: its middle in size's proportions, resized to it.
 
     size is (h, w), or one side of a square. Transparent parts become white; a photograph is turned
     as its camera says it was held.
     """
-    from PIL import Image, ImageOps  # only here: matplotlib brings it
+    return as_picture(read_image(path), size)
 
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            deep = image.mode.startswith("I")  # grey in 16 bits
-            pixels = np.asarray(image if deep else image.convert("RGBA"))
-    except FileNotFoundError:
-        raise ValueError(f"no such picture: {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-    picture = torch.from_numpy(np.atleast_3d(pixels / (65535 if deep else 255))).float()
-    picture = picture.movedim(2, 0)
-    if len(picture) == 4:  # the last channel says how opaque it is
-        picture = picture[:-1] * picture[-1] + 1 - picture[-1]
-    picture = 2 * picture.expand(3, -1, -1)[None] - 1
-    return picture if size is None else fit(picture, size)
+
+def as_picture(source, size: int | tuple[int, int] | None = None) -> Tensor:
+    """A picture (b, 3, h, w) in -1..1 of such a tensor, a PIL image, a numpy array, or a list.
+
+    An array is (h, w), (h, w, 3) or (h, w, 4), of 0 to 255 (uint8), 0 to 65535 (uint16), or 0 to 1
+    (floats). Transparent parts become white. With size it is fitted, as open_picture says.
+    """
+    if isinstance(source, (list, tuple)) or isinstance(source, np.ndarray) and source.ndim == 4:
+        return torch.cat([as_picture(one, size) for one in source])
+    if not isinstance(source, Tensor):
+        source = _levels(source, size)
+        if source.shape[1] == 4:  # the last channel says how opaque it is
+            source = source[:, :3] * source[:, 3:] + 1 - source[:, 3:]
+        source = 2 * source.expand(-1, 3, -1, -1) - 1
+    return source if size is None else fit(source, size)
+
+
+def as_mask(source, size: int | tuple[int, int] | None = None) -> Tensor:
+    """A mask (1, 1, h, w) in 0..1 of a PIL image or a numpy array; a tensor stays as it is.
+
+    White, 1, is what is painted anew. With transparent parts it is told by them: bright strokes
+    are what is painted where all that can be seen is bright, and where all that can be seen is
+    dark, the holes in it are. Both at once is a ValueError.
+    """
+    if isinstance(source, Tensor):
+        return source
+    if isinstance(source, np.ndarray) and source.dtype.kind in "iu" and source.max(initial=0) <= 1:
+        source = source > 0  # of whole numbers, 0 and 1 are meant and not 1 of 255
+    levels = _levels(source, size)
+    mask = levels[:, :3].mean(1, keepdim=True)
+    if levels.shape[1] == 4 and (levels[:, 3] < 1).any():
+        opaque = levels[:, 3:]
+        seen = mask[opaque >= 0.5] > 0.5
+        bright = float(seen.float().mean()) if len(seen) else 1.0
+        if 0.01 < bright < 0.99:
+            raise ValueError(
+                "a mask with transparent parts must be bright or dark in all others, and this one "
+                "is both: save it without transparency, white where it is painted anew"
+            )
+        mask = opaque if bright > 0.5 else 1 - opaque
+    return mask if size is None else (fit(2 * mask - 1, size) + 1) / 2
+
+
+def as_depth(source, size: int | tuple[int, int] | None = None) -> Tensor:
+    """Depths (1, 1, h, w) from -1 to 1 of a grey PIL image or a numpy array (h, w), in any unit."""
+    if isinstance(source, Tensor):
+        return source
+    if getattr(source, "mode", "F")[0] not in "IF":
+        source = source.convert("L")
+    depth = torch.from_numpy(np.array(source, np.float32))
+    low, high = depth.aminmax()
+    depth = 2 * (depth - low) / (high - low).clamp(min=1e-30) - 1
+    return depth if size is None else fit(depth[None, None], size)
+
+
+def _levels(source, size: int | tuple[int, int] | None = None) -> Tensor:
+    """A PIL image or a numpy array as (1, c, h, w) in 0..1; the fourth channel is opacity.
+
+    What is far larger than size is brought near it at 8 bits, or a photograph takes gigabytes.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        if source.mode == "I" and source.format in ("PNG", "PPM"):  # 16 bits that Pillow widened
+            source = np.asarray(source).astype(np.uint16)
+        elif source.mode[0] not in "IF":
+            plain = "L" if source.mode in ("1", "L") else "RGB"
+            source = source.convert("RGBA" if source.has_transparency_data else plain)
+            h, w = (size, size) if isinstance(size, int) else size or (1e9, 1e9)
+            top, left, ch, cw = _middle(source.height, source.width, (h, w))
+            if min(ch / h, cw / w) > 6:
+                box = (left, top, left + cw, top + ch)
+                source = source.resize((3 * w, 3 * h), box=box, reducing_gap=3.0)
+    array = np.asarray(source)
+    array = array[..., None] if array.ndim == 2 else array
+    most = {"b1": 1, "u1": 255, "u2": 65535, "f2": 1, "f4": 1, "f8": 1}.get(array.dtype.str[1:])
+    if most is None or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        raise ValueError(
+            "a picture must be a tensor (b, 3, h, w) from -1 to 1, a PIL image, or an array "
+            f"(h, w, 3) of 8 bits, 16 bits or floats, got {array.dtype} {array.shape}"
+        )
+    levels = torch.from_numpy(array.astype(np.float32)).movedim(2, 0)[None] / most
+    if not ((levels >= 0) & (levels <= 1)).all():
+        low, high = levels.aminmax()
+        raise ValueError(f"a picture in floats must run from 0 to 1, got {low:g} to {high:g}")
+    return levels
+
+
+def _middle(h: int, w: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest middle of h x w in size's proportions: top, left, height, width."""
+    height, width = size
+    scale = min(h / height, w / width)
+    ch, cw = max(1, min(h, round(height * scale))), max(1, min(w, round(width * scale)))
+    return (h - ch) // 2, (w - cw) // 2, ch, cw
 
 
 def fit(picture: Tensor, size: int | tuple[int, int]) -> Tensor:
     """(b, c, h, w) cropped around its middle to size's proportions, then resized."""
-    height, width = (size, size) if isinstance(size, int) else size
-    h, w = picture.shape[2:]
-    if (h, w) == (height, width):
+    size = (size, size) if isinstance(size, int) else size
+    if tuple(picture.shape[2:]) == tuple(size):
         return picture
-    scale = min(h / height, w / width)
-    ch, cw = min(h, round(height * scale)), min(w, round(width * scale))
-    top, left = (h - ch) // 2, (w - cw) // 2
+    top, left, ch, cw = _middle(*picture.shape[2:], size)
     picture = picture[:, :, top : top + ch, left : left + cw]
-    resized = F.interpolate(picture, (height, width), mode="bicubic", antialias=True)
-    return resized.clamp(-1, 1)
+    return F.interpolate(picture, size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 # ---- tiles --------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
         print(step.t)
     pictures = run.pictures()               # (2, 3, 512, 512)
 
-Pictures go in and come out as float (b, 3, h, w) from -1 to 1. A seed means the same on every
+Pictures go in and come out as float (b, 3, h, w) from -1 to 1; PIL images and numpy arrays are
+taken too, as pictures.as_picture, as_mask and as_depth say. A seed means the same on every
 device: picture i draws all its noise on the CPU from its own generator, seeded seed + i, so in a
 batch it is the picture that it is alone (but for rounding).
 """
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoint as files
@@ -31,6 +33,7 @@ from .families import Family
 from .guidance import cfg, from_v, paper_time
 from .networks import Networks
 from .noise import keep
+from .pictures import as_depth, as_mask, as_picture
 from .prediction import EpsModel
 from .run import Run, Told
 from .samplers import Step, ddim_invert
@@ -45,6 +48,7 @@ from .settings import (
     schedule,
     times,
     usual_sampler,
+    whole,
 )
 
 
@@ -112,6 +116,7 @@ class Pipeline(Networks):
 
     def img2img(self, picture: Tensor, prompt: Prompt, strength: float = 0.75, **settings) -> Run:
         """A picture repainted: noised, and denoised in the last strength · steps of the steps."""
+        picture = as_picture(picture)
         told = self._told(prompt, self._size_of(picture), settings)
         self._check_channels("img2img", told)
         return self._repaint(told, picture, strength)
@@ -121,6 +126,7 @@ class Pipeline(Networks):
     ) -> Run:
         """img2img that keeps the depths: depth (h, w) or (b, 1, h, w), in any unit, far or near up
         as the model's MiDaS has it (near is large)."""
+        picture, depth = as_picture(picture), as_depth(depth)
         told = self._told(prompt, self._size_of(picture), settings)
         size = [side // self.first_stage.factor for side in picture.shape[2:]]
         told = told.beside(repeated(depth_channel(depth, size).to(self.like()), told.count))
@@ -134,18 +140,24 @@ class Pipeline(Networks):
 
         A model of nine channels sees the mask and the rest of the picture; any other one paints
         all of it, and after each step the rest is put back, noised to that time, with the noise
-        that x_T began with (the official code draws new noise each time).
+        that x_T began with (the official code draws new noise each time). There a latent is painted
+        if any of its pixels is; a model of nine channels is told the mask as it was trained, the
+        first pixel of each latent, unless that leaves nothing of it.
         """
+        picture = as_picture(picture)
         size = self._size_of(picture)
         told, f = self._told(prompt, size, settings), self.first_stage.factor
         grid = last_times(times(self.config, told.settings.steps), strength)
-        mask = paint_mask(mask, size).to(picture)
+        mask = paint_mask(as_mask(mask), size).to(picture)
         sees = self.config.in_channels > self.config.out_channels
         # diffusers draws in this order: the picture's posterior, x_T, the rest's posterior
         z = None if sees and strength == 1 else self._encoded(picture, told)
         noise = told.noise(self._empty(told, size))
         x = noise if strength == 1 else q_sample(z, noise, self.ab[grid[0]])
-        small = repeated(shrink(mask, f).to(x), told.count)
+        small = shrink(mask, f)
+        if not sees or not small.flatten(1).any(1).all():
+            small = F.max_pool2d(mask, f)
+        small = repeated(small.to(x), told.count)
         if not sees:
             constrain = keep(1 - small, z, self.ab, lambda _: noise)
             return self._run(told, x, grid, constrain=constrain)
@@ -157,11 +169,12 @@ class Pipeline(Networks):
     def upscale(self, picture: Tensor, prompt: Prompt = "", level: int = 20, **settings) -> Run:
         """A picture four times as wide and high. level, 0 to 999: the noise laid over the small
         one, whose grain is not to be copied."""
+        picture, level = as_picture(picture), whole("level", level)
         size = self._size_of(picture, factor=1)
         told = self._told(prompt, None, settings)
         low = alpha_bar(scaled_linear_betas(T, 1e-4, 0.02))
-        if not isinstance(level, int) or not 0 <= level < T:
-            raise ValueError(f"level must be a whole number from 0 to {T - 1}, got {level!r}")
+        if not 0 <= level < T:
+            raise ValueError(f"level must be a whole number from 0 to {T - 1}, got {level}")
         small = repeated(picture.to(self.like()), told.count)
         small = q_sample(small, told.noise(small), low[level + 1])
         told = told.beside(small, torch.full((told.count,), level, device=self.device))
@@ -185,6 +198,7 @@ class Pipeline(Networks):
         they converge (samplers.ddim_invert). A model with zero terminal SNR wants a strength below
         1: at T, x holds nothing of the picture.
         """
+        picture = as_picture(picture)
         told = self._told(prompt, self._size_of(picture), settings | {"scale": scale})
         self._check_channels("invert", told)
         grid = last_times(times(self.config, told.settings.steps), strength)

@@ -1,6 +1,7 @@
 """How to sample: the schedule, grid and usual numbers of each family, and what a user may set."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,10 +78,20 @@ def last_times(grid: list[int], strength: float) -> list[int]:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be from 0 to 1, got {strength}")
-    count = int((len(grid) - 1) * strength)
+    count = int((len(grid) - 1) * strength + 1e-9)  # 0.58 of 50 is 28.999999999999996 in floats
     if count == 0:
         raise ValueError(f"strength={strength} of {len(grid) - 1} steps leaves none to take")
     return grid[-count - 1 :]
+
+
+def whole(name: str, value) -> int:
+    """A whole number, numpy's too, as an int; ValueError where it is none: 64.0, "64", True."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r:.60}") from None
 
 
 def own_noise(seed: int, count: int) -> Callable[[Tensor], Tensor]:
@@ -112,16 +123,21 @@ class Settings:
     frame: Frame = Frame()  # SDXL's
 
     def __post_init__(self):
+        for name in ("steps", "seed", "n"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.sampler is not None and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.scale is not None and not 0 <= self.scale < math.inf:
             raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be from 0 to 1, got {self.rescale}")
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {self.n!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}")
+        if self.n < 1:
+            raise ValueError(f"n must be a whole number of at least 1, got {self.n}")
+        if not 0 <= self.seed <= 2**63 - self.n:
+            last = f", and {self.seed + self.n - 1} for the last of {self.n}" if self.n > 1 else ""
+            raise ValueError(
+                f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}{last}"
+            )
         if not 0 <= self.eta <= 1 or self.eta and self.sampler != "ddim":
             raise ValueError(f"eta must be from 0 to 1, and 0 unless sampler is ddim: {self.eta}")
         ldm_uniform_times(T, self.steps)  # says what is wrong with the steps

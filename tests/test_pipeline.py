@@ -6,6 +6,7 @@ from our seeds, so the order of the draws is compared too.
 
 import dataclasses
 import weakref
+from fractions import Fraction
 
 import matplotlib.image
 import numpy as np
@@ -430,6 +431,11 @@ def test_schedules_and_grids():
     # img2img of strength 0.8 is noised to where it is denoised from: 782, and not 802
     assert last_times(grid, 0.8)[0] == 782 and len(last_times(grid, 0.8)) == 41
     assert last_times(grid, 1.0) == grid
+    for steps in range(1, 201):
+        grid = [*range(steps, -1, -1)]
+        for hundredth in range(100 // steps + 1, 101):
+            count = steps * Fraction(hundredth, 100) // 1
+            assert len(last_times(grid, hundredth / 100)) - 1 == count if count else True
     pipe = ours("sd1")
     z, seen = pipe.to_latent(picture()), []
     hook = pipe.checkpoint.unet.register_forward_pre_hook(lambda _, args: seen.append(args))
@@ -618,6 +624,11 @@ MISTAKES = [
     (lambda: Settings(n=0), "n must be a whole number of at least 1"),
     (lambda: Settings(seed=-1), "seed must be a whole number from 0"),
     (lambda: Settings(seed=2**63), "seed must be a whole number from 0"),
+    (lambda: Settings(seed=2**63 - 1, n=2), "9223372036854775808 for the last of 2"),
+    (lambda: Settings(steps=64.0), "steps must be a whole number, got 64.0"),
+    (lambda: Settings(seed="64"), "seed must be a whole number, got '64'"),
+    (lambda: Settings(n=True), "n must be a whole number, got True"),
+    (lambda: Settings(n=np.bool_(True)), "n must be a whole number, got"),
     (lambda: TINY.txt2img(PROMPT, 60), "multiples of 8, not 60 x 60"),
     (lambda: TINY.txt2img(PROMPT, 0), "multiples of 8, not 0 x 0"),
     (lambda: TINY.txt2img(PROMPT, (64, 64, 64)), "multiples of 8, not 64 x 64 x 64"),
