@@ -309,14 +309,15 @@ def test_wrong_folders(sd2):
         CheckpointError, match=r"missing: conv_in.weight \(the file has conv_in.wei"
     ):
         load(path, known)
-    file.rename(file.with_name("diffusion_pytorch_model.bin"))
+    file.unlink()
+    torch.save(tensors, file.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(CheckpointError, match="can run any code"):
         load(path, known)
     file.with_name("diffusion_pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match="unet holds no weights: no diffusion_pytorch_model"):
+    with pytest.raises(CheckpointError, match="unet holds no weights: no diffusion_pytorch_model, "):
         load(path, known)
     shutil.rmtree(path / "unet")
-    with pytest.raises(CheckpointError, match="unet, is not there"):
+    with pytest.raises(CheckpointError, match=f"{path} has no subfolder unet/"):
         load(path, known)
 
 
@@ -336,5 +337,3 @@ def test_a_scheduler_that_is_not_json(sd2):
     config.write_text("v_prediction")
     with pytest.raises(CheckpointError, match="scheduler_config.json is not JSON"):
         load(path, resized("sd2", projection=32))
-    config.write_text(json.dumps({"prediction_type": "sample"}))
-    assert load(path, resized("sd2", projection=32)).unet.config.prediction == "eps"
