@@ -153,7 +153,8 @@ def as_said(path: Path, known: Family, folders: dict[str, str]) -> Family:
             changes |= {"embed_dim": changes.get("z_channels", config.embed_dim)}
         else:
             if said.get("intermediate_size", 0) not in (0, 4 * changes.get("width", 0)):
-                said.refuse("intermediate_size", "and minisd takes four times hidden_size")
+                why = f"and minisd takes four times hidden_size {said.get('hidden_size')}"
+                said.refuse("intermediate_size", why)
             if config.norm and changes.get("layers", config.layers) < config.layers:
                 changes["layer"] = -1  # SD 2's folders leave out the layer whose output is unused
         parts[name] = parts[name]._replace(config=dataclasses.replace(config, **changes))

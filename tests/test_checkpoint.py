@@ -537,7 +537,10 @@ UNREADABLE = "configs of minisd cannot be read"
         (lambda m: m.replace('"UNet"', '"Module"'), UNREADABLE),
         (lambda m: m.replace('"UNet"', '"CLIPText"'), UNREADABLE),
         (lambda m: m.replace('"unet"', '"net"'), UNREADABLE),
-        (lambda m: m.replace('"layers": 3', '"layers": "x"'), "says layers 'x' of text, and minisd takes int"),
+        (
+            lambda m: m.replace('"layers": 3', '"layers": "x"'),
+            "says layers 'x' of text, and minisd takes int",
+        ),
         (lambda m: m.replace('"model_channels": 32', '"model_channels": 33'), "makes no UNet"),
         (lambda m: m.replace('"model_channels": 32', '"model_channels": 64'), "wrongly shaped"),
     ],

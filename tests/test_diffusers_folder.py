@@ -1,7 +1,6 @@
 """diffusers' folders: the table of names both ways at full size, and folders that it wrote."""
 
 import dataclasses
-import json
 import shutil
 
 import diffusers
@@ -314,7 +313,9 @@ def test_wrong_folders(sd2):
     with pytest.raises(CheckpointError, match="can run any code"):
         load(path, known)
     file.with_name("diffusion_pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match="unet holds no weights: no diffusion_pytorch_model, "):
+    with pytest.raises(
+        CheckpointError, match="unet holds no weights: no diffusion_pytorch_model, "
+    ):
         load(path, known)
     shutil.rmtree(path / "unet")
     with pytest.raises(CheckpointError, match=f"{path} has no subfolder unet/"):
