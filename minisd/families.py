@@ -191,7 +191,7 @@ def which_family(path: Path, tensors, metadata, told: str | Family | None) -> Fa
     if "minisd" in metadata:
         known = from_json(metadata["minisd"])
         check(known, len(tensors), f"the metadata of {path}")
-    elif not unet and (kind := kind_of(tensors)):
+    elif signature(unet) is None and (kind := kind_of(tensors)):
         raise CheckpointError(f"{path} holds {kind[1]}")
     else:
         known = FAMILIES.get(recognise(unet))

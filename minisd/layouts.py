@@ -25,7 +25,7 @@ KINDS = {  # what a key of a file without a model's U-Net says that the file is,
         f"{WHOLE}, into which it may have been merged",
     ),
     r"emb_params|clip_[lg]|<.*>|string_to_(param|token)\..*": (
-        "embedding",
+        "inversion",
         f"a textual inversion, a word for a text encoder, which minisd does not take: {WHOLE}",
     ),
     r"(control_model|zero_convs|input_hint_block|controlnet_\w+)\..*": (

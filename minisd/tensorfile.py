@@ -37,13 +37,14 @@ CODE_INSIDE = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # formats that run code 
 REFUSAL = """\
 {path} is not a safetensors file: opening its format means unpickling, which can run any code that \
 its author put in. Convert it once, in a process that keeps to weights_only:
-    from torch import load, serialization
+    from torch import load
     from safetensors.torch import save_file
-{stand_ins}    state = load({name}, map_location="cpu", weights_only=True)
+{stand_ins}    state = load(open({name}, "rb"), map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     state = {{key: value.clone() for key, value in state.items() if hasattr(value, "clone")}}
     save_file(state, {target})"""
 STAND_INS = """\
+    from torch import serialization
     nothing = {{"__init__": lambda self, *_: None, "__setstate__": lambda self, _: None}}
     for name in serialization.get_unsafe_globals_in_checkpoint({name}):
         serialization.add_safe_globals([(type("StandIn", (), nothing), name)])
