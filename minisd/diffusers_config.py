@@ -20,6 +20,7 @@ from .tensorfile import CheckpointError, read_json
 
 Each = int | tuple[int, ...]  # for all levels, or for each
 PREDICTION = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+LOW_RES = ("scaled_linear", 1e-4, 0.02)  # of the noise that Pipeline.upscale lays over a picture
 SOLVERS = """DDIM DDIMInverse DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep
     DPMSolverSDE DPMSolverSinglestep EulerAncestralDiscrete EulerDiscrete HeunDiscrete
     KDPM2AncestralDiscrete KDPM2Discrete LMSDiscrete PNDM SASolver UniPCMultistep""".split()
@@ -227,4 +228,8 @@ def process(path: Path, known: Family, folder: str = "scheduler") -> dict:
     offset = said.get("steps_offset", 1) if xl else 1  # as diffusers has it
     grid = (spacing, offset if spacing == "leading" else 0, end)
     usual = ("trailing", 0, 0) if changes.get("zero_terminal_snr") else ("leading", 1, 1)
+    if known.name == "upscaler" and folder == "scheduler":
+        low = process(path, known, "low_res_scheduler").get("betas", LOW_RES)
+        if low != LOW_RES:
+            raise CheckpointError(f"{path}/low_res_scheduler says {low}, not {LOW_RES}")
     return changes | {"grid": None if grid == usual else grid}

@@ -292,6 +292,10 @@ def check(known: Family, tensors: int, where: str) -> None:
         config = part.config
         if isinstance(config, c.TextConfig):
             layers = config.layers
+            if part.module is not BERTText and config.width % config.heads:
+                raise CheckpointError(
+                    f"{where} says heads {config.heads} of {name}, whose width is {config.width}"
+                )
         else:
             depth = max(getattr(config, "transformer_depth", ()), default=1)
             layers = len(config.channel_mult) * config.res_blocks * depth

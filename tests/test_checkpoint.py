@@ -960,6 +960,13 @@ def test_more_layers_than_tensors_are_refused_before_they_are_built(field, plain
         which_family(path, tensors, {"minisd": json.dumps(other)}, None)
 
 
+def test_heads_that_do_not_divide_a_text_encoders_width(plain):
+    path, said = plain
+    other = json.dumps(said).replace('"heads": 2, "vocabulary"', '"heads": 5, "vocabulary"')
+    with pytest.raises(CheckpointError, match="says heads 5 of text, whose width is 32"):
+        which_family(path, tensorfile.open_tensors(path)[0], {"minisd": other}, None)
+
+
 def test_a_published_name_over_another_network(plain):
     path, said = plain
     tensors = tensorfile.open_tensors(path)[0]

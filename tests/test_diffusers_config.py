@@ -291,6 +291,16 @@ def test_another_network_is_refused(part, says, tmp_path):
         read(tmp_path, part, says)
 
 
+def test_the_noise_over_the_picture_that_is_upscaled(tmp_path):
+    folders = {"scheduler": {}, "low_res_scheduler": {"beta_schedule": "scaled_linear"}}
+    for folder, says in folders.items():
+        diffusers.DDPMScheduler(**says).save_pretrained(tmp_path / folder)
+    assert process(tmp_path, FAMILIES["upscaler"])["betas"] == ("linear", 1e-4, 0.02)
+    diffusers.DDPMScheduler(beta_end=0.01).save_pretrained(tmp_path / "low_res_scheduler")
+    with pytest.raises(CheckpointError, match="low_res_scheduler says .'linear', 0.0001, 0.01., "):
+        process(tmp_path, FAMILIES["upscaler"])
+
+
 def test_zeros_for_an_empty_negative_prompt(tmp_path):
     (tmp_path / "model_index.json").write_text('{"force_zeros_for_empty_prompt": false}')
     with pytest.raises(CheckpointError, match="says force_zeros_for_empty_prompt false"):
