@@ -1,38 +1,35 @@
 """Published weights into the networks: read strictly, mapped from the file, one copy of each."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import diffusers_folder
+from . import diffusers_config, diffusers_folder, layouts
 from .diffusers_names import modern
 from .families import (
+    EMA,
     FAMILIES,
     PREDICTIONS,
     PREFIXES,
     Family,
     Part,
+    check,
     fitted,
     on_meta,
     predicting,
     to_json,
     which_family,
 )
-from .models.clip import CLIPText
+from .layouts import EXTRAS
+from .models.clip import CLIPText, OpenCLIPText
 from .tensorfile import CheckpointError, Stored, compare, first_few, open_tensors, save_tensors
 
 PARTS = ("unet", "vae", "text")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-EMA, EMA_COUNTERS = "model_ema.", {"model_ema.decay", "model_ema.num_updates"}
-EXTRAS = re.compile(  # schedule buffers, counters, and networks for which there is no class here
-    r"betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor"
-    r"|denoiser\.sigmas|(.*\.)?position_ids|model_ema\..*|first_stage_model\.loss\..*"
-    r"|cond_stage_model\.embedding\..*|(depth_model|low_scale_model|embedder|noise_augmentor)\..*"
-)
+EMA_COUNTERS = {EMA + "decay", EMA + "num_updates"}
 
 
 class Checkpoint(NamedTuple):
@@ -66,10 +63,11 @@ def load(
     """The networks of a .safetensors file, of a shard index, or of a diffusers folder.
 
     family is recognised from the keys where it is not told; told, it must agree. A Family of your
-    own configs is not questioned. prediction, eps or v, must be told for SD 2, unless a folder's
-    scheduler tells it. ema takes the averaged weights of the U-Net, where a file has both. "text"
-    is all text encoders. The weights stay mapped from the file where dtype is the file's.
-    CheckpointError says what does not fit.
+    own configs is not questioned, except by a folder's json files, whose word is taken. prediction,
+    eps, v or x0, must be told for SD 2, unless a folder's scheduler tells it; told, it goes before
+    the scheduler's. ema takes the averaged weights of the U-Net, where a file has both. "text" is
+    all text encoders. The weights stay mapped from the file where dtype is the file's.
+    CheckpointError says what does not fit, before any weight is read.
     """
     path = Path(path)
     _check_arguments(prediction, dtype, parts)
@@ -77,21 +75,28 @@ def load(
     known = which_family(path, tensors, metadata, family)
     wanted = [name for name in known.parts if name.split("_")[0] in parts]
     told = isinstance(family, Family) or "minisd" in metadata
-    if "unet" in wanted:
-        known = predicting(known, prediction or diffusers_folder.prediction(path), told)
+    prediction = {"prediction": prediction} if prediction else {}
+    changes = layouts.markers(tensors)
     if path.is_dir():
-        known, tensors = diffusers_folder.official(tensors, known, wanted)
-    tensors = _with_text_model(tensors, known)
-    if ema:
-        tensors = _averaged(path, tensors, known)
+        folders = diffusers_folder.subfolders(path, wanted)
+        known = diffusers_config.as_said(path, known, folders)
+        check(known, len(tensors), f"{path}")
+        changes = diffusers_config.process(path, known)
+        tensors, known = diffusers_folder.official(tensors, known, folders)
+    else:
+        tensors, known = _one_layout(tensors, known)
+    if "unet" in wanted:
+        known = predicting(known, changes | prediction, told)
+        averages = [key for key in tensors if key.startswith(EMA)]
+        if ema or averages and not any(k.startswith(known.parts["unet"].prefix) for k in tensors):
+            tensors = _averaged(path, tensors, known)
     if not told:
         known = fitted(known, tensors)
     _no_strangers(path, tensors, known)
-    modules = {}
-    for name in wanted:
-        module, config, prefix = known.parts[name]
-        modules[name] = load_module(module, config, tensors, prefix, dtype, f"{path.name}, {name},")
-    return Checkpoint(known.name, **modules)
+    readers = {
+        name: _reader(known.parts[name], tensors, f"{path.name}, {name},", dtype) for name in wanted
+    }  # all are there and fit, so now
+    return Checkpoint(known.name, **{name: read() for name, read in readers.items()})
 
 
 def load_module(
@@ -107,7 +112,14 @@ def load_module(
     Built without numbers, then filled, so nothing is held twice: a weight that is in dtype already
     is the tensor given. The network comes in eval mode. `what` begins the sentence of an error.
     """
-    network = on_meta(Part(module, config, prefix))
+    return _reader(Part(module, config, prefix), tensors, what, dtype)()
+
+
+def _reader(
+    part: Part, tensors: Mapping[str, Stored | Tensor], what: str, dtype: torch.dtype
+) -> Callable[[], nn.Module]:
+    """A function that reads the network; what can be told without reading is told now."""
+    network, prefix = on_meta(part), part.prefix
     wanted = {prefix + key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {k: v for k, v in tensors.items() if k.startswith(prefix) and not EXTRAS.fullmatch(k)}
     if not found:
@@ -116,16 +128,20 @@ def load_module(
     whole = [f"{k} is {v.dtype}" for k, v in found.items() if not v.dtype.is_floating_point]
     if whole:
         raise CheckpointError(f"{what} must hold floating-point weights, but {first_few(whole)}")
-    state = {key[len(prefix) :]: _weight(key, value, dtype) for key, value in found.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval()
+
+    def read() -> nn.Module:
+        state = {k[len(prefix) :]: _weight(f"{what} {k}", v, dtype) for k, v in found.items()}
+        network.load_state_dict(state, strict=True, assign=True)
+        return network.eval()
+
+    return read
 
 
-def _weight(key: str, value: Stored | Tensor, dtype: torch.dtype) -> Tensor:
+def _weight(name: str, value: Stored | Tensor, dtype: torch.dtype) -> Tensor:
     tensor = (value.read() if isinstance(value, Stored) else value).to(dtype)
     # the least and the greatest need no second copy, and a NaN shows in both
     if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-        raise CheckpointError(f"{key} holds NaN or infinite numbers (read as {dtype})")
+        raise CheckpointError(f"{name} holds NaN or infinite numbers (read as {dtype})")
     return tensor
 
 
@@ -166,7 +182,8 @@ class Info(NamedTuple):
         lines = [f"family {self.family or 'unknown'}{', with EMA weights' if self.ema else ''}"]
         for name, part in self.parts.items():
             kinds = ", ".join(part.dtypes)
-            lines.append(f"{name:8} {part.parameters:>13,} in {part.tensors:>4} tensors, {kinds}")
+            count = f"{part.tensors:>4} tensor{'s' if part.tensors != 1 else ''}"
+            lines.append(f"{name:8} {part.parameters:>13,} in {count}, {kinds}")
         return "\n".join(lines)
 
 
@@ -178,12 +195,13 @@ def info(path: str | Path) -> Info:
         known = which_family(path, tensors, metadata, None)
     except CheckpointError:
         known = None
+    kind = None if known or path.is_dir() else layouts.kind_of(tensors)
 
     def part_of(key: str) -> str:
         if path.is_dir():
             return key.split("/")[0]
         if known is None:
-            return key.split(".")[0]
+            return kind[0] if kind else key.split(".")[0]
         fits = [name for name, part in known.parts.items() if key.startswith(part.prefix)]
         return "other" if EXTRAS.fullmatch(key) or not fits else fits[0]
 
@@ -203,12 +221,15 @@ def info(path: str | Path) -> Info:
 
 def _open(path: Path, dtype: torch.dtype) -> tuple[dict[str, Stored], dict[str, str]]:
     if not path.is_dir():
-        return open_tensors(path)
+        tensors, metadata = open_tensors(path)
+        return layouts.without_wrapper(tensors), metadata
     if not diffusers_folder.is_folder(path):
         raise CheckpointError(
             f"{path} is a directory without any of {', '.join(diffusers_folder.FOLDERS)}: name a "
             ".safetensors file, a .safetensors.index.json, or a folder that diffusers saved"
         )
+    if (path / "transformer").is_dir() and not (path / "unet").is_dir():
+        raise CheckpointError(f"{path} has a transformer/: it holds {layouts.TRANSFORMER}")
     return diffusers_folder.open_folder(path, dtype), {}
 
 
@@ -221,22 +242,37 @@ def _check_arguments(prediction, dtype, parts) -> None:
         raise CheckpointError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}")
 
 
-def _with_text_model(tensors: dict[str, Stored], known: Family) -> dict[str, Stored]:
-    """CLIP's keys with the text_model. that transformers 5 leaves out."""
-    prefixes = [part.prefix for part in known.parts.values() if part.module is CLIPText]
-    for p in prefixes:
-        tensors = {
-            p + modern(key[len(p) :]) if key.startswith(p) else key: stored
-            for key, stored in tensors.items()
-        }
-    return tensors
+def _one_layout(tensors: dict[str, Stored], known: Family) -> tuple[dict[str, Stored], Family]:
+    """A file's tensors under the official names: CLIP's with the text_model. that transformers 5
+    leaves out, the first stage's attention, SD 2's text encoder where it is as transformers has it,
+    OpenCLIP's logit_scale. And the family with the text encoder that the file has."""
+    tensors, parts = layouts.with_official_attention(tensors), dict(known.parts)
+    for name, part in known.parts.items():
+        p, theirs = part.prefix, {}
+        if part.module is CLIPText:
+            tensors = {
+                p + modern(key[len(p) :]) if key.startswith(p) else key: stored
+                for key, stored in tensors.items()
+            }
+        elif part.module is OpenCLIPText:
+            hf = PREFIXES[CLIPText]
+            theirs = {key: v for key, v in tensors.items() if key.startswith(hf)}
+            tensors = {key: v for key, v in tensors.items() if key not in theirs}
+            theirs = {modern(key.removeprefix(hf)): v for key, v in theirs.items()}
+            if theirs:
+                parts[name], found = diffusers_folder.converted(part, theirs, hf)
+                tensors |= found
+            elif any(key.startswith(p) for key in tensors):
+                scale = layouts.constant(torch.tensor(layouts.LOGIT_SCALE))
+                tensors = {p + "logit_scale": scale} | tensors
+    return tensors, Family(known.name, parts)
 
 
 def _averaged(path: Path, tensors: dict[str, Stored], known: Family) -> dict[str, Stored]:
     """The tensors with the U-Net's replaced by their averages, whose names have lost their dots."""
     stored = {key for key in tensors if key.startswith(EMA)} - EMA_COUNTERS
     if not stored:
-        raise CheckpointError(f"{path} has one set of weights, none named {EMA}...: leave ema out")
+        raise CheckpointError(f"{path} has one set of weights, none named {EMA}*: leave ema out")
     unet = known.parts["unet"]
     keys = [unet.prefix + key for key in on_meta(unet).state_dict()]
     names = {key: EMA + key.removeprefix("model.").replace(".", "") for key in keys}
@@ -248,7 +284,7 @@ def _no_strangers(path: Path, tensors: dict[str, Stored], known: Family) -> None
     prefixes = tuple(part.prefix for part in known.parts.values())
     strange = [k for k in tensors if not k.startswith(prefixes) and not EXTRAS.fullmatch(k)]
     if strange:
+        many = f"{len(strange)} tensors that belong" if strange[1:] else "1 tensor that belongs"
         raise CheckpointError(
-            f"{path.name} holds {len(strange)} tensors that belong to no part of {known.name}: "
-            f"{first_few(strange)}"
+            f"{path.name} holds {many} to no part of {known.name}: {first_few(strange)}"
         )

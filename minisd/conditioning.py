@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .configs import TextConfig
 from .models.bert import BERTText
 from .models.blocks import timestep_embedding
 from .models.clip import TextState
@@ -64,14 +65,26 @@ def tokenizer_metadata(tokenizer: Tokenizer, words: Sequence[str] = ()) -> dict[
     return {METADATA: json.dumps(said | {"words": sorted(words)})}
 
 
-def read_tokenizer(metadata: Mapping[str, str]) -> tuple[Tokenizer, frozenset[str]] | None:
-    """What tokenizer_metadata wrote into a file, or None; CheckpointError if it is not that."""
+def read_tokenizer(
+    metadata: Mapping[str, str], text: TextConfig | None = None
+) -> tuple[Tokenizer, frozenset[str]] | None:
+    """What tokenizer_metadata wrote into a file, or None; CheckpointError if it is not that, or
+    not the tokenizer of the text encoder."""
     if METADATA not in metadata:
         return None
     try:
         said = json.loads(metadata[METADATA])
         merges = [(left, right) for left, right in said["merges"]]
-        return Tokenizer(merges, said["length"], said["pad"]), frozenset(said["words"])
+        for name in ("length", "pad"):
+            if type(said[name]) is not int:
+                raise ValueError(f"{name} must be a whole number, got {said[name]!r:.80}")
+        found = Tokenizer(merges, said["length"], said["pad"])
+        if text and (len(found.vocabulary), found.length) != (text.vocabulary, text.length):
+            raise ValueError(
+                f"it has {len(found.vocabulary)} tokens and rows of {found.length}, and the text "
+                f"encoder {text.vocabulary} and {text.length}"
+            )
+        return found, frozenset(said["words"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the metadata's tokenizer cannot be read: {error!r}") from None
 

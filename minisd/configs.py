@@ -1,6 +1,10 @@
 """The published models as frozen settings: two models differ in what differs here."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Betas = tuple[Literal["linear", "scaled_linear", "squaredcos_cap_v2"], float, float]  # β_1, β_T
+Grid = tuple[Literal["leading", "trailing", "linspace"], int, int]  # leading's offset, the end
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,10 @@ class UNetConfig:
     classes: int | None = None  # an embedded integer condition (the upscaler's noise level)
     resblock_updown: bool = False
     groups: int = 32  # of every GroupNorm
-    prediction: str = "eps"
+    prediction: Literal["eps", "v", "x0"] = "eps"
     zero_terminal_snr: bool = False  # x_T is noise alone: v, and time grids that begin at T
+    betas: Betas | None = None  # None: the family's
+    grid: Grid | None = None  # None: the official one
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,9 @@ class TextConfig:
     heads: int = 12
     vocabulary: int = 49408
     length: int = 77
-    activation: str = "quick_gelu"
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     pad: int = 49407
-    layer: int = -1  # -1 the last, -2 the penultimate
+    layer: Literal[-1, -2] = -1  # -1 the last, -2 the penultimate
     norm: bool = True
     projection: int | None = None  # OpenCLIP's text_projection, its width
 

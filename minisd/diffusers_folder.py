@@ -9,21 +9,21 @@ import torch
 
 from .diffusers_names import SAME, Row, modern, table
 from .families import Family, Part, on_meta
-from .models.clip import OpenCLIPText
+from .layouts import LOGIT_SCALE, constant, joined
+from .models.clip import CLIPText, OpenCLIPText
 from .tensorfile import (
     CheckpointError,
     Stored,
     compare,
     first_few,
     open_tensors,
-    read_json,
-    refuse_code,
+    refuse_others,
 )
 
 FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2")
-STEMS = ("diffusion_pytorch_model", "model")
-PREDICTION = {"epsilon": "eps", "v_prediction": "v"}
-LOGIT_SCALE = 2.6592  # log(1 / 0.07), where CLIP's training begins; sampling does not use it
+PROJECTION = "text_projection.weight"
+VARIANTS = ("", ".fp16", ".non_ema")
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 
 def is_folder(path: Path) -> bool:
@@ -46,41 +46,64 @@ def open_folder(path: Path, dtype: torch.dtype) -> dict[str, Stored]:
 
 def _weights(folder: Path, dtype: torch.dtype) -> Path:
     half = dtype in (torch.float16, torch.bfloat16)
-    for variant in (".fp16", "") if half else ("", ".fp16"):
+    for variant in sorted(VARIANTS, key=lambda name: half and name != ".fp16"):
         for stem in STEMS:
-            for name in (f"{variant}.safetensors", f".safetensors.index{variant}.json"):
+            for name in (
+                f"{variant}.safetensors",
+                f".safetensors.index{variant}.json",
+                f".safetensors{variant}.index.json",  # as older versions wrote it
+            ):
                 if (folder / (stem + name)).is_file():
                     return folder / (stem + name)
     for other in sorted(folder.glob("*.bin")):
-        refuse_code(other)
-    raise CheckpointError(f"{folder} holds no weights: no {' or '.join(STEMS)}.safetensors")
+        refuse_others(other)
+    raise CheckpointError(f"{folder} holds no weights: no {', '.join(STEMS)}.safetensors")
 
 
-def prediction(path: Path) -> str | None:
-    """eps or v, where the folder's scheduler says which."""
-    config = path / "scheduler" / "scheduler_config.json"
-    said = read_json(config).get("prediction_type") if config.is_file() else None
-    return PREDICTION.get(said) if isinstance(said, str) else None
+def subfolders(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The subfolder of each named part; CheckpointError where one is not there."""
+    folders = {}
+    for name in names:
+        folder = {"text": "text_encoder", "text_2": "text_encoder_2"}.get(name, name)
+        if name == "text" and not (path / folder).is_dir():
+            folder = "text_encoder_2"  # SDXL's refiner has only the second
+        if not (path / folder).is_dir():
+            raise CheckpointError(
+                f"{path} has no subfolder {folder}/, so its {name} is not there; "
+                "load(parts=[...]) takes the other parts alone"
+            )
+        folders[name] = folder
+    return folders
 
 
 def official(
-    tensors: dict[str, Stored], known: Family, names: Iterable[str]
-) -> tuple[Family, dict[str, Stored]]:
-    """The family as this folder has it, and the named parts' tensors under the official names."""
+    tensors: dict[str, Stored], known: Family, folders: dict[str, str]
+) -> tuple[dict[str, Stored], Family]:
+    """The tensors of the parts in these folders under the official names, and the family."""
     found, parts = {}, dict(known.parts)
-    for name in names:
-        folder = {"text": "text_encoder", "text_2": "text_encoder_2"}.get(name, name)
-        if name == "text" and not any(key.startswith("text_encoder/") for key in tensors):
-            folder = "text_encoder_2"  # SDXL's refiner has only the second
+    for name, folder in folders.items():
         theirs = {
             key.removeprefix(folder + "/"): stored
             for key, stored in tensors.items()
-            if key.startswith(folder + "/") and not key.endswith(".position_ids")
+            if key.startswith(folder + "/")
         }
-        if theirs:
-            parts[name] = _as_deep_as(parts[name], theirs)
-            found |= _renamed(parts[name], theirs, folder)
-    return Family(known.name, parts), found
+        parts[name], ours = converted(parts[name], theirs, folder + "/")
+        found |= ours
+    return found, Family(known.name, parts)
+
+
+def converted(part: Part, theirs: dict[str, Stored], where: str) -> tuple[Part, dict[str, Stored]]:
+    """A part as deep as its tensors say, and these under the official names; `where` is for the
+    message. What sampling does not use is left out."""
+    unused = {"logit_scale"} | ({PROJECTION} if part.module is CLIPText else set())
+    theirs = {k: v for k, v in theirs.items() if k not in unused and "position_ids" not in k}
+    if part.module is OpenCLIPText:
+        part = _as_deep_as(part, theirs)
+        # SD 2's is stored without, and nothing reads the pooled vector there
+        theirs = {PROJECTION: constant(torch.eye(part.config.width))} | theirs
+        projection = theirs[PROJECTION].shape[0]
+        part = part._replace(config=dataclasses.replace(part.config, projection=projection))
+    return part, _renamed(part, theirs, where)
 
 
 def _as_deep_as(part: Part, theirs: dict[str, Stored]) -> Part:
@@ -88,7 +111,7 @@ def _as_deep_as(part: Part, theirs: dict[str, Stored]) -> Part:
     was the penultimate layer's output is the last one's."""
     layers = {m[1] for key in theirs if (m := re.match(r"text_model\.encoder\.layers\.(\d+)", key))}
     config = part.config
-    if part.module is OpenCLIPText and config.layer == -2 and len(layers) == config.layers - 1:
+    if config.layer == -2 and len(layers) == config.layers - 1:
         part = part._replace(config=dataclasses.replace(config, layers=len(layers), layer=-1))
     return part
 
@@ -97,25 +120,12 @@ def _renamed(part: Part, theirs: dict[str, Stored], folder: str) -> dict[str, St
     module = on_meta(part)
     vector = "class_embedding" if "class_embedding.linear_1.weight" in theirs else "add_embedding"
     rows = table(module, vector)
-    if part.module is OpenCLIPText:
-        theirs = _what_sd2_leaves_out(theirs, part.config.projection)
     wanted = dict.fromkeys(name for row in rows for name in row.theirs)
-    compare(f"{folder}/", wanted, dict.fromkeys(theirs))
+    compare(folder, wanted, dict.fromkeys(theirs))
     ours = {part.prefix + row.ours: _joined(row, theirs) for row in rows}
     if part.module is OpenCLIPText:
-        ours[part.prefix + "logit_scale"] = _constant(torch.tensor(LOGIT_SCALE))
+        ours[part.prefix + "logit_scale"] = constant(torch.tensor(LOGIT_SCALE))
     return ours
-
-
-def _what_sd2_leaves_out(theirs: dict[str, Stored], width: int) -> dict[str, Stored]:
-    """SD 2's text encoder is stored without its projection, and nothing reads the pooled vector
-    there: the identity stands in for it."""
-    name = "text_projection.weight"
-    return theirs if name in theirs else theirs | {name: _constant(torch.eye(width))}
-
-
-def _constant(tensor: torch.Tensor) -> Stored:
-    return Stored(tensor.to("meta"), lambda: tensor)
 
 
 def _joined(row: Row, theirs: dict[str, Stored]) -> Stored:
@@ -124,8 +134,7 @@ def _joined(row: Row, theirs: dict[str, Stored]) -> Stored:
     if row.kind is SAME:
         return found[0]
     try:
-        like = row.kind.join(*(stored.like for stored in found))
+        return joined(row.kind, *found)
     except RuntimeError:
         shapes = first_few([f"{n} is {s.shape}" for n, s in zip(row.theirs, found, strict=True)])
         raise CheckpointError(f"these do not make {row.ours}: {shapes}") from None
-    return Stored(like, lambda: row.kind.join(*(stored.read() for stored in found)))

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from . import configs as c
+from .layouts import kind_of
 from .models.autoencoder import AutoencoderKL
 from .models.bert import BERTText
 from .models.clip import CLIPText, OpenCLIPText
@@ -34,7 +37,10 @@ PREFIXES = {  # in the checkpoints of CompVis and of Stability's v2
     OpenCLIPText: "cond_stage_model.model.",
     BERTText: "cond_stage_model.",
 }
-PREDICTIONS = ("eps", "v")
+PREDICTIONS = ("eps", "v", "x0")
+EMA = "model_ema."
+FROM_0 = {"pad", "grid", "attention_levels"}  # where 0 is a value like another
+LARGEST = 2**24
 TEXTS = (CLIPText, OpenCLIPText, BERTText)
 ROLES = {"unet": (UNet,), "vae": (AutoencoderKL, VQModel), "text": TEXTS, "text_2": TEXTS}
 
@@ -131,18 +137,23 @@ class Signature(NamedTuple):
 
 
 def signature(tensors: Mapping[str, Stored | Tensor]) -> Signature | None:
-    """Read off a U-Net's tensors, under official names or diffusers'; None where it is no U-Net."""
+    """Read off a U-Net's tensors, under official names or diffusers'; None where it is no U-Net.
+
+    Names are compared without dots, which averages have lost.
+    """
+    tensors = {key.replace(".", ""): tensor for key, tensor in tensors.items()}
 
     def shape(*names: str) -> tuple[int, ...]:
         """The first of these names that is there; (None, None) if none is."""
+        names = [name.replace(".", "") for name in names]
         shapes = [tuple(tensors[name].shape) for name in names if name in tensors]
         return shapes[0] if shapes and len(shapes[0]) > 1 else (None, None)
 
     inward = shape("input_blocks.0.0.weight", "conv_in.weight")[1]
     if inward is None:
         return None
-    attention = [key for key in tensors if key.endswith("attn2.to_k.weight")]
-    projections = [key for key in tensors if key.endswith(".proj_in.weight")]
+    attention = [key for key in tensors if key.endswith("attn2to_kweight")]
+    projections = [key for key in tensors if key.endswith("proj_inweight")]
     vectors = (
         "label_emb.0.0.weight",
         "add_embedding.linear_1.weight",
@@ -174,11 +185,14 @@ def which_family(path: Path, tensors, metadata, told: str | Family | None) -> Fa
     unet = {
         key.removeprefix(prefix): tensor
         for key, tensor in tensors.items()
-        for prefix in (PREFIXES[UNet], "unet/")
+        for prefix in (PREFIXES[UNet], "unet/", EMA + "diffusion_model")
         if key.startswith(prefix)
     }
     if "minisd" in metadata:
         known = from_json(metadata["minisd"])
+        check(known, len(tensors), f"the metadata of {path}")
+    elif signature(unet) is None and (kind := kind_of(tensors)):
+        raise CheckpointError(f"{path} holds {kind[1]}")
     else:
         known = FAMILIES.get(recognise(unet))
     if told and known and told != known.name:
@@ -196,16 +210,16 @@ def which_family(path: Path, tensors, metadata, told: str | Family | None) -> Fa
     return known or FAMILIES[told]
 
 
-def predicting(known: Family, prediction: str | None, told: bool) -> Family:
-    """The family with the U-Net's prediction as told; SD 2's must be."""
-    if prediction is None and known.name == "sd2" and not told:
+def predicting(known: Family, changes: dict, told: bool) -> Family:
+    """The family with the U-Net's config as told; SD 2's prediction must be."""
+    if "prediction" not in changes and known.name == "sd2" and not told:
         raise CheckpointError(
             "tell the prediction, eps or v (load(prediction=...), --prediction): SD 2's 512-base "
             "predicts eps, its 768-v predicts v, and keys and shapes are the same in both files"
         )
     unet = known.parts["unet"]
-    config = dataclasses.replace(unet.config, prediction=prediction or unet.config.prediction)
-    return Family(known.name, known.parts | {"unet": unet._replace(config=config)})
+    unet = unet._replace(config=dataclasses.replace(unet.config, **changes))
+    return Family(known.name, known.parts | {"unet": unet})
 
 
 def fitted(known: Family, tensors: Mapping[str, Stored | Tensor]) -> Family:
@@ -250,8 +264,66 @@ def from_json(text: str) -> Family:
                 raise ValueError(f"{name} cannot be a {module.__name__}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in part["config"].items()}
             parts[name] = Part(module, CONFIGS[module](**values), str(part["prefix"]))
-        return Family(str(content["family"]), parts)
+        known = Family(str(content["family"]), parts)
+        if known.name in FAMILIES and "unet" in parts:
+            for field in ("context_dim", "vector_dim", "classes"):
+                has = [f.parts["unet"].config for f in (known, FAMILIES[known.name])]
+                if len({getattr(config, field) is None for config in has}) > 1:
+                    raise ValueError(f"{field} is not as {known.name} has it")
+        return known
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"the metadata's configs of minisd cannot be read: {error!r}"
         ) from None
+
+
+# ---- whether a value can be one ------------------------------------------------------------
+
+
+def check(known: Family, tensors: int, where: str) -> None:
+    """CheckpointError where a config's value is not of its field's type or in no sane range, or
+    where a part has more layers than the file has tensors: before anything is built."""
+    for name, part in known.parts.items():
+        for field, hint in get_type_hints(type(part.config)).items():
+            value = getattr(part.config, field)
+            if not fits(value, hint, 0 if field in FROM_0 else 1):
+                said = f"{where} says {field} {value!r:.80} of {name}"
+                raise CheckpointError(f"{said}, and minisd takes {described(hint)}")
+        config = part.config
+        if isinstance(config, c.TextConfig):
+            layers = config.layers
+            if part.module is not BERTText and config.width % config.heads:
+                raise CheckpointError(
+                    f"{where} says heads {config.heads} of {name}, whose width is {config.width}"
+                )
+        else:
+            depth = max(getattr(config, "transformer_depth", ()), default=1)
+            layers = len(config.channel_mult) * config.res_blocks * depth
+        if layers > tensors:
+            raise CheckpointError(
+                f"{where} says that {name} has {layers} layers, and there are {tensors} tensors"
+            )
+
+
+def fits(value: Any, hint: Any, least: int = 1) -> bool:
+    """Whether a value is of a type hint's type, whole numbers from least on, floats above 0."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in inner
+    if kind in (Union, UnionType):
+        return any(fits(value, one, least) for one in inner)
+    if kind is tuple:
+        if not isinstance(value, tuple) or ... not in inner and len(value) != len(inner):
+            return False
+        each = inner[:1] * len(value) if ... in inner else inner
+        return all(fits(v, one, least) for v, one in zip(value, each, strict=True))
+    if hint is int:
+        return type(value) is int and least <= value <= LARGEST
+    if hint is float:
+        return type(value) in (int, float) and 0 < value <= LARGEST
+    return hint is Any or type(value) is hint
+
+
+def described(hint: Any) -> str:
+    """A type hint for a message: "one of ['a', 'b']", "int | tuple[int, ...]"."""
+    return re.sub(r"typing\.|<class '(\w+)'>", r"\1", f"{hint}").replace("Literal", "one of ")

@@ -1,5 +1,7 @@
 """A checkpoint's networks at work: prompts to conditions, pictures to latents and back."""
 
+import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -28,8 +30,9 @@ def usable(device: str | torch.device) -> torch.device:
     """The device; ValueError where torch cannot use it here."""
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use {device}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of any kind: another package of a device's may be missing
+        reason = re.split(r"(?<=[.:]) |\n", f"{error}")[0][:200].rstrip(".:")
+        raise ValueError(f"cannot use {device}, which torch does not find here: {reason}") from None
 
 
 class Networks:
@@ -118,9 +121,12 @@ class Networks:
         """(h, w) in pixels from that, from one side, or from the family's usual side; ValueError
         where the networks cannot halve it evenly. factor: pixels per latent, if not as usual."""
         size = self.usual.size if size is None else size
-        pair = (size, size) if isinstance(size, int) else tuple(size)
+        try:
+            pair = tuple(map(operator.index, size if isinstance(size, Sequence) else (size, size)))
+        except TypeError:
+            raise ValueError(f"a size is made of whole numbers, got {size!r:.60}") from None
         unit = (factor or self.first_stage.factor) * 2 ** (len(self.config.channel_mult) - 1)
-        if len(pair) != 2 or any(not isinstance(a, int) or a < unit or a % unit for a in pair):
+        if len(pair) != 2 or any(a < unit or a % unit for a in pair):
             shown = " x ".join(map(str, pair))
             raise ValueError(
                 f"{self.family} takes heights and widths in multiples of {unit}, not {shown}"

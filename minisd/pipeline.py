@@ -30,7 +30,7 @@ from .conditioning import (
 )
 from .equations import q_sample
 from .families import Family
-from .guidance import cfg, from_v, paper_time
+from .guidance import cfg, from_v, from_x0, paper_time
 from .networks import Networks
 from .noise import keep
 from .pictures import as_depth, as_mask, as_picture
@@ -81,7 +81,7 @@ class Pipeline(Networks):
             stored = kinds[0] if kinds and not ema else dtype
             metadata = about.metadata
         checkpoint = files.load(path, family, prediction, stored, ema)
-        found = read_tokenizer(metadata)
+        found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
         return cls(checkpoint, dtype=dtype, **options)
@@ -226,7 +226,8 @@ class Pipeline(Networks):
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
         model = cfg(paper_time(network), cond, uncond, told.scale, told.settings.rescale)
-        return from_v(model, self.ab) if self.config.prediction == "v" else model
+        adapter = {"v": from_v, "x0": from_x0}.get(self.config.prediction)
+        return adapter(model, self.ab) if adapter else model
 
     def _run(self, told: Told, x: Tensor, grid: list[int], **options) -> Run:
         """The sampler over the grid, from x (b or 1, c, h, w)."""

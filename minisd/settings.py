@@ -14,7 +14,11 @@ from .configs import UNetConfig
 from .samplers import ddim, ddpm, plms, pndm, s_pndm
 from .schedules import (
     alpha_bar,
+    cosine_betas,
     ldm_uniform_times,
+    leading_times,
+    linear_betas,
+    linspace_times,
     scaled_linear_betas,
     trailing_times,
     zero_terminal_snr,
@@ -33,6 +37,11 @@ class Usual(NamedTuple):
     betas: tuple[float, float] = (0.00085, 0.012)
 
 
+BETAS = {
+    "linear": linear_betas,
+    "scaled_linear": scaled_linear_betas,
+    "squaredcos_cap_v2": lambda T, *_: cosine_betas(T),
+}
 VQ_BETAS = (0.0015, 0.0195)
 USUAL = {
     "tiny": Usual(64, 2.0),
@@ -53,14 +62,22 @@ USUAL = {
 
 def schedule(config: UNetConfig, family: str = "") -> Tensor:
     """ᾱ_0..ᾱ_T that a U-Net was trained with."""
-    betas = scaled_linear_betas(T, *USUAL.get(family, Usual()).betas)
+    kind, *ends = config.betas or ("scaled_linear", *USUAL.get(family, Usual()).betas)
+    betas = BETAS[kind](T, *ends)
     return alpha_bar(zero_terminal_snr(betas) if config.zero_terminal_snr else betas)
 
 
 def times(config: UNetConfig, steps: int) -> list[int]:
     """The official grid, whose last step leads to t = 1 (60 steps are 63 there, and so here); for a
-    model with zero terminal SNR the grid that begins at T and ends at 0."""
-    return (trailing_times if config.zero_terminal_snr else ldm_uniform_times)(T, steps)
+    model with zero terminal SNR the grid that begins at T and ends at 0. A config may tell another.
+    """
+    if config.grid is None:
+        return (trailing_times if config.zero_terminal_snr else ldm_uniform_times)(T, steps)
+    spacing, offset, end = config.grid
+    if spacing == "leading":
+        return leading_times(T, steps, offset, end)
+    grid = (trailing_times if spacing == "trailing" else linspace_times)(T, steps)
+    return [*(t for t in grid if t > end), end]
 
 
 def usual_sampler(config: UNetConfig) -> str:

@@ -39,10 +39,22 @@ REFUSAL = """\
 its author put in. Convert it once, in a process that keeps to weights_only:
     from torch import load
     from safetensors.torch import save_file
-    state = load("{name}", map_location="cpu", weights_only=True)
+{stand_ins}    state = load(open({name}, "rb"), map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     state = {{key: value.clone() for key, value in state.items() if hasattr(value, "clone")}}
-    save_file(state, "{stem}.safetensors")"""
+    save_file(state, {target})"""
+STAND_INS = """\
+    from torch import serialization
+    nothing = {{"__init__": lambda self, *_: None, "__setstate__": lambda self, _: None}}
+    for name in serialization.get_unsafe_globals_in_checkpoint({name}):
+        serialization.add_safe_globals([(type("StandIn", (), nothing), name)])
+"""
+ZIP = b"PK\x03\x04"
+OTHERS = {  # what a file that is no safetensors file begins with: what it is, and what to do
+    b"version https://git-lfs": "a Git LFS pointer to the file: `git lfs pull` fetches the file",
+    b"<": "a web page, perhaps one that asks to log in: download the file itself",
+    b"GGUF": "a GGUF file, which minisd does not read: take the model's .safetensors file",
+}
 
 
 class CheckpointError(ValueError):
@@ -66,10 +78,27 @@ class Stored(NamedTuple):
         return self.like.dtype
 
 
-def refuse_code(path: Path) -> None:
-    """CheckpointError, with what to do instead, for the formats that run code when opened."""
-    if path.suffix in CODE_INSIDE:
-        raise CheckpointError(REFUSAL.format(path=path, name=path.name, stem=path.stem))
+def refuse_others(path: Path) -> None:
+    """CheckpointError, with what to do instead, for what a file's first bytes show it to be. Where
+    they are no safetensors file's, its name tells a format that runs code when opened."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(32)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if start[8:9] == b"{":  # where the header begins
+        return
+    for first, what in OTHERS.items():
+        if start.lstrip().startswith(first):
+            raise CheckpointError(f"{path} is not a safetensors file, but {what}")
+    if start.startswith((ZIP, b"\x80")) or path.suffix.lower() in CODE_INSIDE:
+        target = path.with_suffix(SINGLE)
+        while target.exists():
+            target = target.with_stem(target.stem + "-converted")
+        name = json.dumps(f"{path}")
+        stand_ins = STAND_INS.format(name=name) if start.startswith(ZIP) else ""
+        said = {"name": name, "stand_ins": stand_ins, "target": json.dumps(f"{target}")}
+        raise CheckpointError(REFUSAL.format(path=path, **said))
 
 
 def open_tensors(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -80,9 +109,12 @@ def open_tensors(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"no such file: {path}")
-    refuse_code(path)
-    return _open_shards(path) if path.suffix == INDEX else _open_file(path)
+        what = "is a pipe or a device, and no file" if path.exists() else ""
+        raise CheckpointError(f"{path} {what}" if what else f"no such file: {path}")
+    if path.suffix == INDEX:
+        return _open_shards(path)
+    refuse_others(path)
+    return _open_file(path)
 
 
 def _open_file(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -92,20 +124,25 @@ def _open_file(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         slices = {name: file.get_slice(name) for name in names}
         kinds = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
         metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be mapped into memory ({error}): copy it to a local disk"
+        ) from None
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file, perhaps a download that stopped: {error}"
         ) from None
     unknown = {kind for kind, _ in kinds.values()} - set(DTYPES)
     if unknown:
         raise CheckpointError(f"{path} holds numbers of a kind not known here: {sorted(unknown)}")
-    return {
-        name: Stored(
-            torch.empty(shape, dtype=DTYPES[kind], device="meta"),
-            lambda name=name: file.get_tensor(name),
-        )
-        for name, (kind, shape) in kinds.items()
-    }, metadata
+    stored = {}
+    for name, (kind, shape) in kinds.items():
+        try:
+            like = torch.empty(shape, dtype=DTYPES[kind], device="meta")
+        except (TypeError, RuntimeError):
+            raise CheckpointError(f"{path} holds {name} of an impossible shape, {shape}") from None
+        stored[name] = Stored(like, lambda name=name: file.get_tensor(name))
+    return stored, metadata
 
 
 def _open_shards(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -137,6 +174,7 @@ def read_json(path: Path) -> dict:
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file: path is replaced whole, or not at all if anything goes wrong.
 
+    It keeps the mode of the file that it replaces; a new one has the mode that the umask says.
     A module mapped from the old file keeps its numbers: that file lives on until it is let go.
     """
     path = Path(path)
@@ -146,10 +184,15 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict
         raise CheckpointError(f"no such directory: {path.parent}")
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
     try:
+        beside.touch()
+        mode = (path if path.exists() else beside).stat().st_mode
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
+        beside.chmod(mode)
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from None
     finally:
         beside.unlink(missing_ok=True)
 

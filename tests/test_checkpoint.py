@@ -4,22 +4,33 @@ import dataclasses
 import functools
 import gzip
 import json
+import os
 import pathlib
 import pickle
 import random
+import shutil
 import subprocess
 import sys
+import types
 
+import numpy
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
-from minisd import checkpoint, tensorfile
+from minisd import checkpoint, families, layouts, tensorfile, train
 from minisd import configs as c
-from minisd.checkpoint import EXTRAS, Checkpoint, info, load, load_module, save
-from minisd.families import FAMILIES, ROLES, Family, on_meta, recognise
+from minisd.checkpoint import Checkpoint, info, load, load_module, save
+from minisd.conditioning import METADATA, read_tokenizer
+from minisd.families import FAMILIES, ROLES, Family, on_meta, recognise, which_family
+from minisd.layouts import EXTRAS
 from minisd.models.clip import CLIPText
+from minisd.networks import usable
+from minisd.pipeline import Pipeline
+from minisd.settings import times
 from minisd.tensorfile import CheckpointError, first_few
+from minisd.weights import TINY
 
 DATA = pathlib.Path(__file__).parent / "data"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -262,7 +273,7 @@ def test_missing_unexpected_and_wrong_are_counted_and_the_first_few_named(text, 
 def test_keys_of_no_part(text, tmp_path):
     text["lora_unet.down.weight"] = torch.zeros(3)
     said = message(written(tmp_path, text), ONLY_TEXT)
-    assert "holds 1 tensors that belong to no part of sd1: lora_unet.down.weight" in said
+    assert "holds 1 tensor that belongs to no part of sd1: lora_unet.down.weight" in said
 
 
 def test_what_checkpoints_hold_beside_the_networks(text, tmp_path):
@@ -318,7 +329,7 @@ def test_the_strict_core_takes_tensors_too(text):
         ({"parts": []}, "parts must be some of"),
         ({"parts": ["unet", "clip"]}, "parts must be some of"),
         ({"dtype": torch.int8}, "dtype must be one of"),
-        ({"prediction": "epsilon"}, "prediction must be one of ('eps', 'v'), got 'epsilon'"),
+        ({"prediction": "epsilon"}, "prediction must be one of ('eps', 'v', 'x0'), got 'epsilon'"),
     ],
 )
 def test_wrong_arguments(named, said, text, tmp_path):
@@ -372,7 +383,8 @@ def test_formats_that_run_code_are_refused_unopened(suffix, tmp_path):
     path.write_bytes(pickle.dumps(Trap()))
     said = message(path)
     assert "can run any code" in said and "weights_only=True" in said
-    assert f'load("model{suffix}"' in said and 'save_file(state, "model.safetensors")' in said
+    target = tmp_path / "model.safetensors"
+    assert f'load(open("{path}", "rb")' in said and f'save_file(state, "{target}")' in said
     assert not (tmp_path / "sprung").exists()
 
 
@@ -388,7 +400,7 @@ def test_the_way_to_convert_that_is_given_works(text, tmp_path, monkeypatch):
 def test_what_is_no_checkpoint(tmp_path):
     assert "no such file" in message(tmp_path / "none.safetensors")
     assert "is a directory without any of unet, vae" in message(tmp_path)
-    for content in (b"", b"1234567", b"PK\x03\x04" + bytes(100), b"<html>not found</html>"):
+    for content in (b"", b"1234567", bytes(100)):
         (tmp_path / "x.safetensors").write_bytes(content)
         assert "is not a whole safetensors file" in message(tmp_path / "x.safetensors")
 
@@ -513,7 +525,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(tensorfile, "save_file", fail)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(CheckpointError, match=f"cannot write {path}: the disk is full"):
         save(path, model)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
@@ -537,7 +549,10 @@ UNREADABLE = "configs of minisd cannot be read"
         (lambda m: m.replace('"UNet"', '"Module"'), UNREADABLE),
         (lambda m: m.replace('"UNet"', '"CLIPText"'), UNREADABLE),
         (lambda m: m.replace('"unet"', '"net"'), UNREADABLE),
-        (lambda m: m.replace('"layers": 3', '"layers": "x"'), "makes no CLIPText"),
+        (
+            lambda m: m.replace('"layers": 3', '"layers": "x"'),
+            "says layers 'x' of text, and minisd takes int",
+        ),
         (lambda m: m.replace('"model_channels": 32', '"model_channels": 33'), "makes no UNet"),
         (lambda m: m.replace('"model_channels": 32', '"model_channels": 64'), "wrongly shaped"),
     ],
@@ -565,7 +580,7 @@ def test_info_counts_without_reading(tmp_path, monkeypatch):
         kind = ("float16",) if role == "vae" else ("float32",)
         assert said.parts[role] == (len(state), sum(v.numel() for v in state.values()), kind)
     assert said.parts["other"] == (1, 1000, ("float32",))
-    assert str(said).startswith("family sd1\n") and "1,000 in    1 tensors, float32" in str(said)
+    assert str(said).startswith("family sd1\n") and "1,000 in    1 tensor, float32" in str(said)
 
 
 def test_info_of_what_it_does_not_know(tmp_path):
@@ -589,3 +604,422 @@ def test_building_without_numbers_imports_no_compiler():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == ["True", "False"], result.stderr
+
+
+# ---- other tools' layouts -----------------------------------------------------------------
+
+SDXL = small("sdxl", transformer_depth=(1, 1, 1))
+BIGG = SDXL.parts["text_2"].prefix
+
+
+def same(a, b):
+    """Whether two checkpoints hold the same numbers."""
+    return set(a.modules) == set(b.modules) and all(
+        torch.equal(value, b.modules[name].state_dict()[key])
+        for name, module in a.modules.items()
+        for key, value in module.state_dict().items()
+        if key != "logit_scale"
+    )
+
+
+def renamed_attention(tensors, names):
+    found = {}
+    for key, value in tensors.items():
+        for ours, theirs in names.items():
+            key = key.replace(f"attn_1.{ours}.", f"attn_1.{theirs}.")
+        found[key] = value
+    return found
+
+
+def flat_attention(tensors):
+    return {k: v[..., 0, 0] if ".attn_1." in k and v.ndim == 4 else v for k, v in tensors.items()}
+
+
+NEW = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+OLD = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
+LAYOUTS = {
+    "attention as matrices": flat_attention,
+    "attention under diffusers' names": lambda t: renamed_attention(t, NEW),
+    "both": lambda t: flat_attention(renamed_attention(t, NEW)),
+    "both, old": lambda t: flat_attention(renamed_attention(t, OLD)),
+    "without logit_scale": lambda t: {k: v for k, v in t.items() if k != BIGG + "logit_scale"},
+    "what sampling does not use": lambda t: (
+        t
+        | {
+            "conditioner.embedders.0.logit_scale": torch.ones(()),
+            "conditioner.embedders.0.transformer.text_projection.weight": torch.ones(2, 2),
+            "conditioner.embedders.1.model.attn_mask": torch.ones(3, 3),
+        }
+    ),
+    "state_dict": lambda t: {"state_dict." + key: value for key, value in t.items()},
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_same_weights_in_another_layout(name, tmp_path):
+    tensors = weights(SDXL)
+    plain = load(written(tmp_path, tensors), SDXL)
+    other = {key: value.contiguous() for key, value in LAYOUTS[name](tensors).items()}
+    assert same(plain, load(written(tmp_path, other), SDXL))
+
+
+def test_extras_of_one_text_encoder(text, tmp_path):
+    for key in ("cond_stage_model.logit_scale", "cond_stage_model.transformer.text_projection"):
+        assert load(written(tmp_path, text | {key: torch.ones(2)}), ONLY_TEXT).text is not None
+
+
+@pytest.mark.parametrize("markers", [["v_pred"], ["v_pred", "ztsnr"], []])
+def test_the_markers_of_v_and_of_zero_snr_are_taken(markers, tmp_path):
+    tensors = weights(SDXL, parts=["unet"]) | {name: torch.zeros(0) for name in markers}
+    path = written(tmp_path, tensors)
+    config = load(path, SDXL, parts=["unet"]).unet.config
+    assert config.prediction == ("v" if markers else "eps")
+    assert config.zero_terminal_snr == ("ztsnr" in markers)
+    assert load(path, SDXL, "eps", parts=["unet"]).unet.config.prediction == "eps"
+    grid = times(config, 4)
+    assert grid == ([1000, 750, 500, 250, 0] if "ztsnr" in markers else [752, 502, 252, 2, 1])
+
+
+def test_the_text_encoder_of_sd2_under_the_names_of_transformers(tmp_path):
+    """As transformers stores it, a layer short, and in a file of the official layout."""
+    known = Family("sd2", {"text": small("sd2").parts["text"]})
+    known.parts["text"] = known.parts["text"]._replace(
+        config=dataclasses.replace(known.parts["text"].config, projection=32)
+    )
+    theirs = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            **{"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2},
+            **{"num_attention_heads": 2, "vocab_size": 60, "hidden_act": "gelu", "bos_token_id": 0},
+        )
+    ).eval()
+    state = {"cond_stage_model.transformer." + k: v for k, v in theirs.state_dict().items()}
+    ours = load(written(tmp_path, state), known).text
+    tokens = torch.randint(1, 59, (2, 7))
+    with torch.no_grad():
+        difference = ours(tokens).context - theirs(tokens).last_hidden_state
+    assert difference.abs().max() <= 1e-5
+
+
+# ---- what is no checkpoint: what it is, and advice that works -------------------------------
+
+ZERO = torch.zeros(2, 2)
+NO_CHECKPOINTS = {
+    "a LoRA": (
+        ["lora_unet_down_blocks_0.lora_down.weight", "lora_te_text.alpha"],
+        ["unet.down_blocks.0.attn1.to_q.lora_A.weight"],
+        ["unet.down_blocks.0.attn1.processor.to_q_lora.down.weight"],
+        ["base_model.model.down_blocks.0.lora_B.default.weight"],
+    ),
+    "a textual inversion": (["emb_params"], ["<cat-toy>"], ["clip_l", "clip_g"]),
+    "a ControlNet": (
+        ["control_model.input_blocks.0.0.weight"],
+        ["controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"],
+    ),
+    "a transformer": (
+        ["model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight"],
+        ["double_blocks.0.img_attn.proj.weight"],
+        ["transformer_blocks.0.attn.to_q.weight"],
+    ),
+    "a U-Net and nothing else": (
+        ["input_blocks.0.0.weight"],
+        ["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"],
+    ),
+    "a first stage (a VAE) and nothing else": (
+        ["encoder.conv_in.weight", "quant_conv.weight"],
+        ["decoder.mid_block.attentions.0.to_q.weight", "encoder.down_blocks.0.a.weight"],
+    ),
+    "a run of minisd.train": (["network.unet.time_embed.0.weight"],),
+}
+FILES = [(what, keys) for what, files in NO_CHECKPOINTS.items() for keys in files]
+
+
+@pytest.mark.parametrize("what, keys", FILES)
+def test_a_file_that_is_no_checkpoint_is_told_by_its_keys(what, keys, tmp_path):
+    path = written(tmp_path, {key: torch.zeros(2, 2) for key in keys})
+    for family in (None, "sd1", "tiny"):
+        assert f"{path} holds {what}" in message(path, family)
+    assert len(info(path).parts) == 1 and info(path).family is None
+    assert str(info(path)).split()[2] in what or "train" in what
+
+
+def test_the_keys_of_checkpoints_are_of_no_other_kind():
+    """Every family's, with and without its U-Net, and its averages."""
+    for known in FAMILIES.values():
+        for part in known.parts.values():
+            assert layouts.kind_of(part.prefix + k for k in on_meta(part).state_dict()) is None
+    for file in PUBLISHED:
+        assert layouts.kind_of(published(file)["keys"]) is None
+    assert layouts.kind_of(published("sd1_inpaint")["ema_keys"]) is None
+
+
+def test_a_whole_checkpoint_is_what_the_advice_asks_for(tmp_path):
+    path = written(tmp_path, {"lora_unet_a.lora_down.weight": ZERO})
+    assert "name a whole checkpoint, with a U-Net and a first stage" in message(path)
+    save(path, tiny())
+    assert {"unet", "vae"} <= set(load(path).modules)
+
+
+def test_the_advice_for_a_run_of_the_training_works(tmp_path, monkeypatch):
+    """The runs of a folder as the training leaves them, then the command that the message names."""
+    monkeypatch.chdir(tmp_path)
+    shipped = load(TINY)
+    (tmp_path / "runs").mkdir()
+    scale = json.dumps({"scale": shipped.vae.config.scale_factor})
+    both = {"unet.": shipped.unet, "text.": shipped.text}
+    for run, parts in {"kl": {"": shipped.vae}, "unet": both}.items():
+        tensors = {
+            f"network.{prefix}{key}": value
+            for prefix, module in parts.items()
+            for key, value in module.state_dict().items()
+        }
+        tensorfile.save_tensors(f"runs/{run}.safetensors", tensors, {"run": scale})
+    said = message("runs/unet.safetensors", "tiny")
+    command = said.split("`")[1].split()
+    assert command[:3] == ["python", "-m", "minisd.train"]
+    first_stage = (shipped.vae, shipped.vae.config.scale_factor)  # which would measure the scale
+    monkeypatch.setattr(train, "first_stage", lambda *_: first_stage)
+    train.main(command[3:])
+    assert load("tiny.safetensors").family == "tiny"
+
+
+def test_averages_alone_are_the_weights(tmp_path):
+    """Nothing told: the family is recognised by names without dots."""
+    changes = {"heads": 8, "res_blocks": 2, "channel_mult": c.SD1.channel_mult}
+    tensors = weights(small("sd1", **changes), parts=("unet", "vae"))
+    names = averaged_names(k.removeprefix(UNET) for k in unet_of("sd1"))
+    only = {names[k.removeprefix(UNET)] if k.startswith(UNET) else k: v for k, v in tensors.items()}
+    path = written(tmp_path, only)
+    assert info(path).family == "sd1" and info(path).ema
+    for ema in (False, True):
+        loaded = load(path, small("sd1", **changes), ema=ema, parts=("unet", "vae"))
+        assert all(torch.equal(v, tensors[UNET + k]) for k, v in loaded.unet.state_dict().items())
+    assert load(path, small("sd1", **changes), parts=["vae"]).unet is None
+
+
+def test_a_missing_part_is_found_before_anything_is_read(tmp_path, monkeypatch):
+    known = small("sd1")
+    path = written(tmp_path, weights(known, parts=("unet", "text")))
+    monkeypatch.setattr(checkpoint, "_weight", lambda *_: pytest.fail("read"))
+    assert "vae, is not there: no key begins with 'first_stage_model.'" in message(path, known)
+
+
+# ---- first bytes --------------------------------------------------------------------------
+
+LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.CKPT", "a.safetensors", "a", "dir/a b.pt"])
+def test_the_advice_for_a_pickle_works_on_lightning_files(name, text, tmp_path, monkeypatch):
+    """A class that is not installed stands in the file as a key, as Lightning's callbacks do."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dir").mkdir()
+    module = types.ModuleType(LIGHTNING)
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": LIGHTNING})
+    module.Config = type("Config", (), {"__module__": LIGHTNING})
+    config = module.Config()
+    config.lr = 0.1
+    for above in ("pytorch_lightning", "pytorch_lightning.callbacks", LIGHTNING):
+        monkeypatch.setitem(sys.modules, above, module)
+    callbacks = {module.ModelCheckpoint: {"best": numpy.float64(3)}}
+    torch.save({"state_dict": text, "callbacks": callbacks, "hparams": config}, name)
+    monkeypatch.delitem(sys.modules, LIGHTNING)
+    before = pathlib.Path(name).read_bytes()
+    said = message(name, ONLY_TEXT)
+    with torch.serialization.safe_globals([]):
+        exec("\n".join(line[4:] for line in said.splitlines()[1:]), {})
+    target = said.rpartition('save_file(state, "')[2].removesuffix('")')
+    loaded = load(target, ONLY_TEXT).text
+    assert all(torch.equal(v, text[PREFIX + k]) for k, v in loaded.state_dict().items())
+    assert pathlib.Path(name).read_bytes() == before and target != name
+
+
+def test_the_advice_for_a_pickle_runs_nothing(text, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return shutil.copyfile, (__file__, tmp_path / "sprung")
+
+    torch.save({"state_dict": text, "trap": Trap()}, tmp_path / "a.ckpt")
+    said = message(tmp_path / "a.ckpt")
+    with torch.serialization.safe_globals([]):
+        exec("\n".join(line[4:] for line in said.splitlines()[1:]), {})
+    assert load(tmp_path / "a.safetensors", ONLY_TEXT).text is not None
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_advice_for_a_pickle_works_on_old_files(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(text, "a.ckpt", _use_new_zipfile_serialization=False)
+    (tmp_path / "a.safetensors").write_text("somebody's")
+    exec("\n".join(line[4:] for line in message("a.ckpt").splitlines()[1:]), {})
+    assert load("a-converted.safetensors", ONLY_TEXT).text is not None
+    assert (tmp_path / "a.safetensors").read_text() == "somebody's"
+
+
+def test_a_checkpoint_under_another_name(text, tmp_path):
+    path = written(tmp_path, text).rename(tmp_path / "x.ckpt")
+    assert load(path, ONLY_TEXT).text is not None
+
+
+@pytest.mark.parametrize(
+    "start, said",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"<html>not found</html>", "a web page"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(30), "a GGUF file"),
+        (b"PK\x03\x04" + bytes(30), "can run any code"),
+        (b"\x80\x02}q\x00" + bytes(30), "can run any code"),
+        (bytes(30), "perhaps a download that stopped"),
+    ],
+)
+def test_first_bytes_tell_what_a_file_is(start, said, tmp_path):
+    for name in ("x.safetensors", "x"):
+        (tmp_path / name).write_bytes(start)
+        assert said in message(tmp_path / name)
+        with pytest.raises(CheckpointError, match=said):
+            info(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_pipes_and_devices(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    for path in (tmp_path / "x.safetensors", "/dev/null"):
+        assert "is a pipe or a device, and no file" in message(path)
+
+
+def test_a_file_that_cannot_be_read(text, tmp_path, monkeypatch):
+    path = written(tmp_path, text)
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tensorfile, "safe_open", fail)
+    assert "cannot be mapped into memory" in message(path) and "copy it" in message(path)
+    monkeypatch.setattr("builtins.open", fail)
+    assert f"{path} cannot be read: Input/output error" in message(path)
+
+
+def test_dimensions_that_no_tensor_has(tmp_path):
+    header = {"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    assert "holds a of an impossible shape" in message(path)
+    with pytest.raises(CheckpointError, match="impossible shape"):
+        info(path)
+
+
+# ---- metadata -----------------------------------------------------------------------------
+
+VALUES = [None, "x", "", [], [1], {}, True, False, 0, -1, -2, 1, 3, 2.5, 1e308, 10**4, 2**40, 2**70]
+VALUES += [float("nan"), float("inf"), -float("inf"), ["x"], [0, 0, 0], [10**5] * 3, "gelu", "v"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("metadata") / "tiny.safetensors"
+    save(path, tiny())
+    return path, json.loads(info(path).metadata["minisd"])
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text"])
+def test_any_value_in_the_metadata_is_read_or_refused(part, plain, tmp_path):
+    """Every field of every config with values of all kinds: a sentence, or what fits the weights.
+
+    A value that is taken has the type that the field has.
+    """
+    path, said = plain
+    header = {key: stored.like for key, stored in tensorfile.open_tensors(path)[0].items()}
+    for field, before in said["parts"][part]["config"].items():
+        for value in VALUES:
+            other = json.loads(json.dumps(said))
+            other["parts"][part]["config"][field] = value
+            metadata = {"minisd": json.dumps(other)}
+            try:
+                known = which_family(path, header, metadata, None)
+                for each in known.parts.values():
+                    shapes = on_meta(each).state_dict()
+            except CheckpointError:
+                continue
+            assert shapes and value not in ("x", 2**40, 2**70, 1e308), (field, value)
+            types = (int, float) if type(before) is float else (type(before), type(None))
+            assert before is None or isinstance(value, types), (field, value)
+            assert before is None or type(before) is bool or not isinstance(value, bool)
+
+
+@pytest.mark.parametrize("field", ["res_blocks", "channel_mult", "transformer_depth"])
+def test_more_layers_than_tensors_are_refused_before_they_are_built(field, plain, monkeypatch):
+    path, said = plain
+    other = json.loads(json.dumps(said))
+    config = other["parts"]["unet"]["config"]
+    config[field] = [10**4] * 2 if field == "transformer_depth" else 10**4
+    config[field] = [1] * 10**4 if field == "channel_mult" else config[field]
+    monkeypatch.setattr(families, "on_meta", lambda part: pytest.fail("built"))
+    tensors = tensorfile.open_tensors(path)[0]
+    with pytest.raises(CheckpointError, match=r"says that unet has \d+ layers, and there are"):
+        which_family(path, tensors, {"minisd": json.dumps(other)}, None)
+
+
+def test_heads_that_do_not_divide_a_text_encoders_width(plain):
+    path, said = plain
+    other = json.dumps(said).replace('"heads": 2, "vocabulary"', '"heads": 5, "vocabulary"')
+    with pytest.raises(CheckpointError, match="says heads 5 of text, whose width is 32"):
+        which_family(path, tensorfile.open_tensors(path)[0], {"minisd": other}, None)
+
+
+def test_a_published_name_over_another_network(plain):
+    path, said = plain
+    tensors = tensorfile.open_tensors(path)[0]
+    for name in ("sdxl", "sdxl-refiner", "upscaler", "ldm-ffhq256"):
+        metadata = {"minisd": json.dumps(said | {"family": name})}
+        with pytest.raises(CheckpointError, match=f"is not as {name} has it"):
+            which_family(path, tensors, metadata, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"length": 24.0}, {"length": float("nan")}, {"length": 10**9}, {"length": "24"}]
+    + [{"length": 7}, {"merges": []}, {"pad": 0.0}, {"pad": True}, {"merges": [["a", "b"]]}],
+)
+def test_a_tokenizer_that_is_not_the_encoders_is_refused(change):
+    metadata = info(TINY).metadata
+    said = json.loads(metadata[METADATA])
+    assert read_tokenizer(metadata, c.TINY_TEXT)[0].length == 24
+    with pytest.raises(CheckpointError, match="the metadata's tokenizer cannot be read"):
+        read_tokenizer({METADATA: json.dumps(said | change)}, c.TINY_TEXT)
+
+
+# ---- what is written ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a system without modes")
+def test_a_file_has_the_mode_that_the_umask_says_or_that_of_the_file_it_replaces(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "a.safetensors", tiny())
+        assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
+        (tmp_path / "a.safetensors").chmod(0o664)
+        save(tmp_path / "a.safetensors", tiny())
+        assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("device", ["mps", "hpu", "privateuseone", "xpu", "cuda:99", "gpu", "", 7])
+def test_a_device_that_is_not_here_is_one_short_sentence(device):
+    try:
+        usable(device)
+    except ValueError as error:
+        assert str(error).startswith(f"cannot use {device}, which torch does not find here: ")
+        assert len(str(error)) < 300 and "\n" not in str(error)
+
+
+def test_sizes_are_whole_numbers_of_any_kind():
+    pipe = Pipeline.load(TINY)
+    for size in (numpy.int64(64), (numpy.int64(64), 64), [64, 64], torch.tensor(64)):
+        assert pipe.size(size) == (64, 64)
+    for size in (64.0, (64, 64.0), "64", None.__class__, object()):
+        with pytest.raises(ValueError, match="a size is made of whole numbers"):
+            pipe.size(size)
+    with pytest.raises(ValueError, match="in multiples of 16, not 64 x 65"):
+        pipe.size((64, numpy.int32(65)))

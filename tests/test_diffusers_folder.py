@@ -1,7 +1,6 @@
 """diffusers' folders: the table of names both ways at full size, and folders that it wrote."""
 
 import dataclasses
-import json
 import shutil
 
 import diffusers
@@ -11,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from minisd import checkpoint
 from minisd import configs as c
 from minisd.checkpoint import info, load
 from minisd.diffusers_names import from_diffusers, modern, table, to_diffusers
@@ -309,14 +309,17 @@ def test_wrong_folders(sd2):
         CheckpointError, match=r"missing: conv_in.weight \(the file has conv_in.wei"
     ):
         load(path, known)
-    file.rename(file.with_name("diffusion_pytorch_model.bin"))
+    file.unlink()
+    torch.save(tensors, file.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(CheckpointError, match="can run any code"):
         load(path, known)
     file.with_name("diffusion_pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match="unet holds no weights: no diffusion_pytorch_model"):
+    with pytest.raises(
+        CheckpointError, match="unet holds no weights: no diffusion_pytorch_model, "
+    ):
         load(path, known)
     shutil.rmtree(path / "unet")
-    with pytest.raises(CheckpointError, match="unet, is not there"):
+    with pytest.raises(CheckpointError, match=f"{path} has no subfolder unet/"):
         load(path, known)
 
 
@@ -336,5 +339,62 @@ def test_a_scheduler_that_is_not_json(sd2):
     config.write_text("v_prediction")
     with pytest.raises(CheckpointError, match="scheduler_config.json is not JSON"):
         load(path, resized("sd2", projection=32))
-    config.write_text(json.dumps({"prediction_type": "sample"}))
-    assert load(path, resized("sd2", projection=32)).unet.config.prediction == "eps"
+
+
+def test_other_names_of_the_weights(sd2):
+    """The index as older versions wrote it, and the weights without averaging alone."""
+    path, theirs = sd2
+    known = resized("sd2", projection=32)
+    plain = load(path, known)
+    theirs["unet"].save_pretrained(path / "unet", max_shard_size="200KB")
+    (path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    index = path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    for name in ("index.fp16.json", "fp16.index.json"):
+        index = index.rename(index.with_name(f"diffusion_pytorch_model.safetensors.{name}"))
+        assert same(load(path, known).unet, plain.unet)
+    vae = path / "vae" / "diffusion_pytorch_model.safetensors"
+    vae.rename(vae.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    assert same(load(path, known).vae, plain.vae)
+
+
+def test_what_sampling_does_not_use_may_be_there(tmp_path):
+    text_model(CLIPTextModel, activation="quick_gelu").save_pretrained(tmp_path / "text_encoder")
+    known = Family("sd1", {"text": resized("sd1").parts["text"]})
+    plain = load(tmp_path, known, parts=["text"]).text
+    file = tmp_path / "text_encoder" / "model.safetensors"
+    more = {"logit_scale": torch.ones(()), "text_projection.weight": torch.ones(32, 32)}
+    save_file(load_file(file) | more, file)
+    assert same(load(tmp_path, known, parts=["text"]).text, plain)
+
+
+def test_the_advice_for_a_folder_of_pickles_works(sd2):
+    """The old name pytorch_model.bin becomes one that is found."""
+    path, _ = sd2
+    known = resized("sd2", projection=32)
+    plain, file = load(path, known), path / "text_encoder" / "model.safetensors"
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    with pytest.raises(CheckpointError, match="can run any code") as error:
+        load(path, known)
+    exec("\n".join(line[4:] for line in str(error.value).splitlines()[1:]), {})
+    assert same(load(path, known).text, plain.text)
+
+
+def test_a_missing_subfolder_is_found_before_anything_is_read(sd2, monkeypatch):
+    path, _ = sd2
+    known = resized("sd2", projection=32)
+    shutil.rmtree(path / "vae")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_weight", lambda *_: pytest.fail("read"))
+        with pytest.raises(CheckpointError, match=f"{path} has no subfolder vae/") as error:
+            load(path, known)
+    assert "load(parts=[...]) takes the other parts alone" in str(error.value)
+    assert set(load(path, known, parts=["unet", "text"]).modules) == {"unet", "text"}
+
+
+def test_a_folder_with_a_transformer_in_the_unets_place(sd2):
+    path, _ = sd2
+    (path / "unet").rename(path / "transformer")
+    for function in (load, info):
+        with pytest.raises(CheckpointError, match="holds a transformer in the U-Net's place"):
+            function(path)
