@@ -28,9 +28,8 @@ def nbval(notebook, package=ROOT):
 
 @pytest.fixture
 def copy(tmp_path):
-    path = tmp_path / NAME
-    shutil.copy(ROOT / "notebooks" / NAME, path)
-    return path
+    """Of the notebook's content alone: in a checkout that cannot be written, its mode says so."""
+    return shutil.copyfile(ROOT / "notebooks" / NAME, tmp_path / NAME)
 
 
 def test_a_changed_digit_fails(copy):
@@ -46,7 +45,7 @@ def test_a_changed_digit_fails(copy):
 
 def test_a_changed_function_body_fails(copy, tmp_path):
     """Not even its value: `show` has stored the source."""
-    shutil.copytree(ROOT / "minisd", tmp_path / "minisd")
+    shutil.copytree(ROOT / "minisd", tmp_path / "minisd", copy_function=shutil.copyfile)
     source = tmp_path / "minisd" / "equations" / "ddpm.py"
     before = "return (1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)"
     assert before in source.read_text()
