@@ -28,8 +28,8 @@ def setup() -> None:
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     backend = str(matplotlib.get_backend(auto_select=False)).lower()
-    ours = backend == os.environ.get("MPLBACKEND", "").lower() and "inline" not in backend
-    if ours and hasattr(shell, "kernel"):
+    told = {"agg", "none", os.environ.get("MPLBACKEND", "").lower()}  # none: it cannot be had here
+    if hasattr(shell, "kernel") and backend in told and "inline" not in backend:
         shell.enable_matplotlib("inline")
     plt.rcParams.update(
         {

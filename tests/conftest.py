@@ -17,8 +17,8 @@ PRODUCTS = {
     *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
     *(Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__, Tensor.__rmatmul__),
 }
-HINT = """Products are rounded at random in tests (tests/conftest.py). Compare a network's outputs to a
-tolerance, or say with @pytest.mark.equal_bits("...") why equal bits are promised."""
+HINT = """The last bits of products are random in tests (tests/conftest.py). Compare what a network
+gives to a tolerance, or say with @pytest.mark.equal_bits("...") why equal bits are promised."""
 
 
 class LastBits(TorchFunctionMode):
