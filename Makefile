@@ -2,20 +2,28 @@
 # make test   check everything: the package, the notebooks, the README
 # make demo   a picture from a sentence, and the way to it, by the tiny model that ships with minisd
 # make train  train that model again, from nothing (hours; what is cut off goes on from where it was)
+# make portable               the tests and the notebooks as other processors compute (hours)
+# make portable TORCH=2.14.1  the same with that version of torch, in an environment of its own
 # All make .venv first, if it is not there, and install requirements.txt and minisd into it.
 
 PYTHON ?= python3
 WORKERS ?= 2
 
-.PHONY: lab test demo train notebooks index mutants clean
+.PHONY: lab test portable demo train notebooks index mutants clean same-python
+
+# Jupyter refuses to start as root, which is who one is in most containers, unless it is told.
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: .venv/.installed
-	.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_FLAGS)
+	.venv/bin/jupyter lab --notebook-dir=notebooks $(AS_ROOT) $(LAB_FLAGS)
 
 test: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pytest --nbval -n $(WORKERS) --dist loadfile
+
+portable: .venv/.installed
+	.venv/bin/python tools/portable.py $(if $(TORCH),--torch $(TORCH))
 
 demo: .venv/.installed
 	.venv/bin/python -m minisd "a small green star above a large yellow ring" --seed 1 --out demo.png
@@ -39,14 +47,22 @@ mutants: .venv/.installed
 	.venv/bin/python tools/mutants.py
 
 clean:
-	rm -rf .venv minisd.egg-info
+	rm -rf .venv .venv-torch-* minisd.egg-info
 
+# pip is run as a module, since an interrupted `make` may leave .venv with pip but without bin/pip.
 # matplotlib is imported once so that its font cache is built here, not in a notebook's output.
 .venv/.installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
-	"minisd needs Python 3.11 or later, this is %d.%d: try make PYTHON=python3.12 ..." % v[:2])'
+	@$(PYTHON) tools/supported.py
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --disable-pip-version-check -q -r requirements.txt
-	.venv/bin/pip install --disable-pip-version-check -q --no-deps -e .
+	.venv/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	.venv/bin/python -c 'import matplotlib.pyplot'
 	@touch $@
+
+# A PYTHON that somebody names must be the one that .venv was made with.
+ifneq ($(origin PYTHON),file)
+.venv/.installed: | same-python
+endif
+
+same-python:
+	@$(PYTHON) tools/supported.py .venv

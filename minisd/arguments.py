@@ -202,7 +202,7 @@ def _model() -> Parser:
     model = parser.add_argument_group("the model")
     model.add_argument("--checkpoint", type=Path, help=".safetensors file or diffusers folder")
     model.add_argument("--family", help="sd1, sd2, sdxl, ...; recognised where it can be")
-    model.add_argument("--prediction", choices=("eps", "v"), help="what SD 2's U-Net predicts")
+    model.add_argument("--prediction", choices=("eps", "v", "x0"), help="what its U-Net predicts")
     model.add_argument("--ema", action="store_true", help="take the averaged weights, if there")
     model.add_argument("--device", default="cpu", help="cpu, cuda, mps; cpu by default")
     model.add_argument(

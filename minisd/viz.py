@@ -6,9 +6,12 @@ the notebook, because pictures are not compared when notebooks run as tests.
 
 import dataclasses
 import inspect
+import os
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -18,7 +21,16 @@ from .schedules import log_snr
 
 
 def setup() -> None:
-    """One look for every notebook: small figures, thin axes, readable at 100 dots per inch."""
+    """One look for every notebook: small figures, thin axes, readable at 100 dots per inch.
+
+    Where MPLBACKEND is set for a whole machine, as on many servers, a notebook would show no
+    picture, so in a kernel that backend gives way to Jupyter's. One that you chose yourself stays.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    backend = str(matplotlib.get_backend(auto_select=False)).lower()
+    told = {"agg", "none", os.environ.get("MPLBACKEND", "").lower()}  # none: it cannot be had here
+    if hasattr(shell, "kernel") and backend in told and "inline" not in backend:
+        shell.enable_matplotlib("inline")
     plt.rcParams.update(
         {
             "figure.dpi": 100,

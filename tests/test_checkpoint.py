@@ -17,6 +17,7 @@ import numpy
 import pytest
 import torch
 import transformers
+from network_pairs import difference
 from safetensors.torch import save_file
 
 from minisd import checkpoint, families, layouts, tensorfile, train
@@ -112,21 +113,25 @@ def test_every_family_comes_back_bit_for_bit(name, tmp_path):
 
 
 def test_what_is_loaded_runs_and_is_what_was_saved(tmp_path):
+    """The weights to the bit. Outputs to rounding, since they lie elsewhere in memory."""
     known = small("sdxl", transformer_depth=(1, 1, 1))
     first = load(written(tmp_path, weights(known)), family=known)
     save(tmp_path / "again.safetensors", first)
     again = load(tmp_path / "again.safetensors")  # no family: the configs are in the metadata
     assert again.configs == first.configs and again.family == "sdxl"
+    for a, b in zip(first.modules.values(), again.modules.values(), strict=True):
+        both = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+        assert all(k == key and torch.equal(v, value) for (k, v), (key, value) in both)
     x, index = torch.ones(1, 4, 8, 8), torch.tensor([3])
     tokens = torch.tensor([[1, 2, 59]])
     with torch.no_grad():
         for a, b in zip(first, again, strict=True):
             if isinstance(a, CLIPText):
-                assert torch.equal(a(tokens).context, b(tokens).context)
+                assert difference(a(tokens).context, b(tokens).context) < 1e-5
         y, context = torch.ones(1, 2816), torch.ones(1, 3, 2048)
         out = [model.unet(x, index, context, y) for model in (first, again)]
         pictures = [model.vae.decode(x) for model in (first, again)]
-    assert torch.equal(*out) and out[0].isfinite().all() and torch.equal(*pictures)
+    assert out[0].isfinite().all() and difference(*out) < 1e-5 and difference(*pictures) < 1e-5
 
 
 def test_the_weights_are_the_file_and_training_does_not_write_to_it(text, tmp_path):

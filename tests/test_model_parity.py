@@ -40,10 +40,10 @@ def test_the_posterior_is_diffusers():
     assert difference(q.sample(noise), reference.mean + reference.std * noise) < 1e-5
     assert difference(q.kl(), reference.kl()) < 1e-5
     scaled = made.ours.to_latent(made.inputs[0], noise)
-    assert difference(scaled, 0.08333 * q.sample(noise)) < 1e-6
-    assert difference(made.ours.to_latent(made.inputs[0]), 0.08333 * q.mean) < 1e-6
+    assert difference(scaled, 0.08333 * q.sample(noise)) < 1e-4  # std is exp(10) times rounding
+    assert difference(made.ours.to_latent(made.inputs[0]), 0.08333 * q.mean) < 1e-5
     z = made.inputs[1]
-    assert difference(made.ours.from_latent(z), made.ours.decode(z / 0.08333)) < 1e-6
+    assert difference(made.ours.from_latent(z), made.ours.decode(z / 0.08333)) < 1e-5
 
 
 @pytest.mark.parametrize("dim", [160, 192, 224, 256, 320, 384, 33, 1])

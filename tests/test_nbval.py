@@ -26,11 +26,26 @@ def nbval(notebook, package=ROOT):
     return result.stdout + result.stderr, result.returncode == 0
 
 
+def copied(source, target):
+    """The content without the mode: in a checkout that cannot be written, nor could the copy."""
+    if source.is_file():
+        return shutil.copyfile(source, target)
+    return shutil.copytree(source, target, copy_function=shutil.copyfile)
+
+
 @pytest.fixture
 def copy(tmp_path):
-    path = tmp_path / NAME
-    shutil.copy(ROOT / "notebooks" / NAME, path)
-    return path
+    return copied(ROOT / "notebooks" / NAME, tmp_path / NAME)
+
+
+def test_a_copy_can_be_written_where_the_checkout_cannot(tmp_path):
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "a").write_text("a")
+    (tmp_path / "checkout" / "a").chmod(0o444)
+    copied(tmp_path / "checkout", tmp_path / "b")
+    copied(tmp_path / "checkout" / "a", tmp_path / "a")
+    for path in (tmp_path / "b" / "a", tmp_path / "a"):
+        assert path.read_text() == "a" and path.stat().st_mode & 0o200
 
 
 def test_a_changed_digit_fails(copy):
@@ -46,7 +61,7 @@ def test_a_changed_digit_fails(copy):
 
 def test_a_changed_function_body_fails(copy, tmp_path):
     """Not even its value: `show` has stored the source."""
-    shutil.copytree(ROOT / "minisd", tmp_path / "minisd")
+    copied(ROOT / "minisd", tmp_path / "minisd")
     source = tmp_path / "minisd" / "equations" / "ddpm.py"
     before = "return (1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)"
     assert before in source.read_text()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_pairs import randomise
+from network_pairs import difference, randomise
 from pipeline_pairs import MERGES, Theirs, ours
 
 from minisd import configs as c
@@ -273,9 +273,9 @@ def test_what_is_kept_is_kept():
     mask = torch.zeros(64, 64)
     mask[:, 24:] = 1
     end, z = TINY.inpaint(start, mask, PROMPT, **how).latents(), TINY.to_latent(start)
-    assert torch.equal(end[..., :6], z[..., :6]) and (end - z)[..., 6:].abs().max() > 0.1
+    assert difference(end[..., :6], z[..., :6]) < 1e-5 and (end - z)[..., 6:].abs().max() > 0.1
     end = TINY.inpaint(start, torch.ones(64, 64), PROMPT, **how).latents()
-    assert torch.equal(end, TINY.txt2img(PROMPT, 64, steps=6, scale=2.0).latents())
+    assert difference(end, TINY.txt2img(PROMPT, 64, steps=6, scale=2.0).latents()) < 1e-4
 
 
 def test_inversion_comes_back():
@@ -293,12 +293,13 @@ def test_latents_led_on():
     how = {"steps": 10, "sampler": "ddim", "scale": 2.0}
     run = TINY.txt2img(PROMPT, **how)
     middle = next(step for step in run if step.t == 300).x
-    assert torch.equal(TINY.denoise(middle, PROMPT, 0.3, **how).latents(), run.latents())
+    assert difference(TINY.denoise(middle, PROMPT, 0.3, **how).latents(), run.latents()) < 1e-4
     again = TINY.txt2img(PROMPT, **how)
     watched = [step.x for step, _ in zip(again, range(10), strict=False)]  # and not to its end
-    assert torch.equal(again.latents(), watched[-1]) and torch.equal(run.latents(), watched[-1])
+    assert difference(again.latents(), watched[-1]) < 1e-4
+    assert difference(run.latents(), watched[-1]) < 1e-4
     noise = own_noise(0, 1)(torch.empty(1, 4, 16, 16))
-    assert torch.equal(TINY.denoise(noise, PROMPT, **how).latents(), run.latents())
+    assert difference(TINY.denoise(noise, PROMPT, **how).latents(), run.latents()) < 1e-4
 
 
 @pytest.mark.parametrize("vq", [False, True], ids=["kl", "vq"])
@@ -327,7 +328,7 @@ def test_from_a_file(tmp_path):
     assert loaded.words == TINY.words and loaded.texts == ["text"]
     for how in ({"steps": 4}, {"steps": 4, "negative": "a ring"}):
         mine = TINY.txt2img(PROMPT, **how).pictures()
-        assert torch.equal(loaded.txt2img(PROMPT, **how).pictures(), mine)
+        assert difference(loaded.txt2img(PROMPT, **how).pictures(), mine) < 1e-4
     half = Checkpoint(*(m if isinstance(m, str | None) else m.half() for m in tiny().checkpoint))
     save(path, half, tokenizer_metadata(TINY.tokenizers[0]))
     loaded = Pipeline.load(path, dtype=torch.bfloat16)
@@ -385,7 +386,8 @@ def test_one_network_at_a_time():
     first = released.img2img(picture(), PROMPT, steps=4).pictures()
     assert counts == [(name, 0) for name in ("text", "text", "vae", "unet", "vae")]
     counts.clear(), alive.clear()
-    assert torch.equal(kept.img2img(picture(), PROMPT, steps=4).pictures(), first)
+    again = kept.img2img(picture(), PROMPT, steps=4).pictures()
+    assert (again - first).abs().mean() < 0.1  # bfloat16 rounds to 8 bits
     assert counts == [("text", 0), ("vae", 1), ("unet", 2)]
 
 
@@ -411,9 +413,11 @@ def test_a_model_without_prompts():
         told.txt2img(PROMPT)
     cond, uncond = TINY.encode(PROMPT), TINY.encode("")
     run = told.txt2img(cond, steps=3, negative=uncond)
-    assert torch.equal(run.latents(), TINY.txt2img(PROMPT, steps=3, scale=7.5).latents())
+    plain = TINY.txt2img(PROMPT, steps=3, scale=7.5).latents()
+    assert difference(run.latents(), plain) < 1e-4
     shipped = TINY.txt2img(PROMPT, steps=3)  # a model called tiny has a usual scale of its own
-    assert torch.equal(shipped.latents(), TINY.txt2img(PROMPT, steps=3, scale=2.0).latents())
+    plain = TINY.txt2img(PROMPT, steps=3, scale=2.0).latents()
+    assert difference(shipped.latents(), plain) < 1e-4
 
 
 # ---- conditions ---------------------------------------------------------------------------
@@ -604,7 +608,7 @@ def test_a_pipeline_decodes_in_tiles():
     pipe, z = tiny(tile=8), torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     whole, tiled = tiny().decode(z), pipe.decode(z)
     by_hand = [pictures.in_tiles(pipe.checkpoint.vae.decode, one / 0.8, 8, 4) for one in z[:, None]]
-    assert (torch.cat(by_hand).clamp(-1, 1) - tiled).abs().max() < 1e-6
+    assert (torch.cat(by_hand).clamp(-1, 1) - tiled).abs().max() < 1e-5
     assert (tiny(tile=16).decode(z) - whole).abs().max() < 1e-5 < (tiled - whole).abs().max()
 
 

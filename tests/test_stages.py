@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from network_pairs import difference
 from torch import nn
 
 from minisd import checkpoint, configs, stages, tensorfile, train
@@ -162,8 +163,8 @@ def test_latents_are_made_once_for_an_autoencoder(tmp_path):
     assert torch.equal(first.z, again.z) and torch.equal(first.tokens, again.tokens)
     other = latents(tmp_path, seed=1)
     assert not torch.equal(first.z, other.z) and torch.equal(first.tokens, other.tokens)
-    assert torch.equal(latents(tmp_path).z, first.z)
-    assert torch.equal(latents(tmp_path, 4, 2).z[:2], first.z[:2])  # parts of another size
+    assert difference(latents(tmp_path).z, first.z) < 2e-3  # made again, in float16
+    assert difference(latents(tmp_path, 4, 2).z[:2], first.z[:2]) < 2e-3  # parts of another size
     with pytest.raises(ValueError, match="7 scenes cannot be kept in parts of 3"):
         latents(tmp_path, 7)
 
@@ -177,7 +178,7 @@ def test_processes_share_the_making_of_latents(tmp_path, monkeypatch):
         latents(tmp_path)
     assert [path.name for path in tmp_path.glob("latents*")] == ["latents-001.safetensors"]
     monkeypatch.setattr(stages, "group", lambda: (2, 0))
-    assert torch.equal(latents(tmp_path).z, one.z)
+    assert difference(latents(tmp_path).z, one.z) < 2e-3  # float16
 
 
 def test_latents_are_the_scenes_of_their_captions(tmp_path):

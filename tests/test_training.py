@@ -16,6 +16,7 @@ from minisd import stages, tensorfile, train, training
 from minisd.training import Run, Settings, learning_rate, rng
 
 SETTINGS = Settings(steps=30, batch=4, rate=1e-2, warmup=5)
+RESUMED = pytest.mark.equal_bits("a training that goes on, on one machine, ends as in one piece")
 
 
 class Toy:
@@ -85,6 +86,7 @@ def test_the_rate_rises_stays_and_falls(warmup, decay):
 # ---- resumed ------------------------------------------------------------------------------
 
 
+@RESUMED
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path):
     whole = trained(tmp_path / "whole.safetensors")
     for stop in (1, 2, 17, 29, None):
@@ -95,6 +97,7 @@ def test_a_run_in_pieces_is_the_run_in_one(tmp_path):
     assert not same(whole, other)
 
 
+@RESUMED
 def test_a_run_saved_before_its_first_step_goes_on(tmp_path):
     path = tmp_path / "toy.safetensors"
     Run(Toy(), SETTINGS, path).save()
@@ -157,6 +160,7 @@ def no_gradient(toy):  # sqrt'(0) is infinite, the loss itself is 0
     return (toy.network.conv.weight * 0).sum().sqrt()
 
 
+@RESUMED
 @pytest.mark.parametrize("wrong", [no_number, no_gradient])
 def test_a_loss_that_is_no_number_stops_and_spoils_nothing(tmp_path, wrong):
     path = tmp_path / "toy.safetensors"
@@ -352,6 +356,7 @@ def train_and_tell(path, done):
     done.close()
 
 
+@RESUMED
 def test_killed_at_any_moment_it_ends_the_same(tmp_path):
     """SIGKILL, while it trains or saves."""
     path, step = tmp_path / "killed.safetensors", 0
@@ -476,6 +481,7 @@ def test_half_of_what_torchrun_sets(tmp_path, monkeypatch, capsys):
         train.main(["kl", "--folder", str(tmp_path)])
 
 
+@RESUMED
 def test_it_is_stopped_by_hand_and_goes_on(tmp_path, monkeypatch, capsys):
     def stop(toy):
         toy.wrong.clear()
