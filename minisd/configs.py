@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+T = 1000  # times, of every published model
 Betas = tuple[Literal["linear", "scaled_linear", "squaredcos_cap_v2"], float, float]  # β_1, β_T
 Grid = tuple[Literal["leading", "trailing", "linspace"], int, int]  # leading's offset, the end
 

@@ -13,9 +13,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
-from .configs import AutoencoderConfig, Betas, Grid, TextConfig, UNetConfig
+from .configs import AutoencoderConfig, Betas, Grid, T, TextConfig, UNetConfig
 from .families import Family, described, fits
-from .settings import T
 from .tensorfile import CheckpointError, read_json
 
 Each = int | tuple[int, ...]  # for all levels, or for each

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning, Frame
-from .configs import UNetConfig
+from .configs import T, UNetConfig
 from .samplers import ddim, ddpm, plms, pndm, s_pndm
 from .schedules import (
     alpha_bar,
@@ -24,7 +24,6 @@ from .schedules import (
     zero_terminal_snr,
 )
 
-T = 1000
 SAMPLERS = {"plms": plms, "ddim": ddim, "s_pndm": s_pndm, "pndm": pndm, "ddpm": ddpm}
 Prompt = str | Sequence[str] | Conditioning
 
