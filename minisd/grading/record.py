@@ -50,8 +50,8 @@ class Record:
         elif "row" in line:
             marks = [Mark(*map(str, mark)) for mark in line["row"][3]]
             row = Row(*map(str, line["row"][:3]), marks, str(line["row"][4]))
-            known = row.notebook in ("", *NOTEBOOKS) and {m.status for m in marks} <= {*STATUSES}
-            if known and row.of >= 0:  # an exercise of another minisd has no points: KeyError
+            whole = [mark.exercise for mark in marks] == ({"": []} | NOTEBOOKS)[row.notebook]
+            if whole and {mark.status for mark in marks} <= {*STATUSES}:  # else of another minisd
                 self.rows[key] = row
         else:
             self.begun[key] = self.begun.get(key, 0) + int(line["begun"])
