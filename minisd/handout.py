@@ -6,6 +6,8 @@ links to the solutions are taken out, the rest stays as it is. With --nbgrader t
 nbgrader's marks, for the `source` folder of a course.
 """
 
+import __future__
+
 import argparse
 import ast
 import itertools
@@ -95,14 +97,11 @@ def _prove(node: ast.FunctionDef, name: str) -> None:
     """Call a function of the copy, without its decorators and defaults, on the cases of `check`.
     Raises ValueError if it answers one of them.
     """
-    node.decorator_list, node.returns, given = [], None, node.args
+    node.decorator_list, given, names = [], node.args, {}
     given.defaults = [ast.Constant(None) for _ in given.defaults]
     given.kw_defaults = [value and ast.Constant(None) for value in given.kw_defaults]
-    for part in ast.walk(given):
-        if isinstance(part, ast.arg):
-            part.annotation = None
-    names = {}
-    exec(compile(ast.fix_missing_locations(ast.Module([node], [])), "copy", "exec"), names)
+    tree = ast.fix_missing_locations(ast.Module([node], []))
+    exec(compile(tree, "copy", "exec", __future__.annotations.compiler_flag), names)
     for case in EXERCISES[name].drawn():
         try:
             with time_limit(SECONDS):
@@ -194,19 +193,10 @@ def _mark(stub: dict, check: dict, call: Call) -> None:
     lines[node.lineno - 1 : node.end_lineno] = [head + made]
     _set(check, b"\n".join(lines).decode())
     marks = {"schema_version": 3, "task": False, "cell_type": "code"}
-    stub["metadata"]["nbgrader"] = marks | {
-        "grade_id": name,
-        "grade": False,
-        "solution": True,
-        "locked": False,
-    }
-    check["metadata"]["nbgrader"] = marks | {
-        "grade_id": f"check-{name}",
-        "grade": True,
-        "solution": False,
-        "locked": True,
-        "points": POINTS[EXERCISES[name].level],
-    }
+    graded = {"grade": True, "solution": False, "locked": True}
+    filled = {"grade": False, "solution": True, "locked": False, "grade_id": name}
+    graded |= {"grade_id": f"check-{name}", "points": POINTS[EXERCISES[name].level]}
+    stub["metadata"]["nbgrader"], check["metadata"]["nbgrader"] = marks | filled, marks | graded
 
 
 def validate(notebook: dict) -> bool:

@@ -58,14 +58,9 @@ class Record:
 
     def _write(self, line: dict) -> None:
         with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * (file.tell() > 0 and not self._whole()) + json.dumps(line) + "\n")
+            file.write(f"\n{json.dumps(line)}\n")  # what is before it may be half a line
             file.flush()
             os.fsync(file.fileno())
-
-    def _whole(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
 
     def begin(self, key: str) -> bool:
         """Note that a submission is tried; False when it has stopped the grader too often."""

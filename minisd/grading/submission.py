@@ -52,7 +52,6 @@ def collect(arguments: Iterable[str | pathlib.Path]) -> tuple[list[Submission], 
     what is there and not read. No link is followed: it may lead to a classmate's work.
     """
     found, unread, arguments = {}, set(), [pathlib.Path(a) for a in arguments]
-    shared = {}  # a student's notebook -> the arguments that have it
     for root in arguments:
         if not os.path.lexists(root):
             raise ValueError(f"there is no file or folder {root}")
@@ -67,17 +66,16 @@ def collect(arguments: Iterable[str | pathlib.Path]) -> tuple[list[Submission], 
         empty = {"/".join(place) or _shown(str(root)) for place in empty if len(place) <= depth}
         unread |= {Unread(name, "no notebook is in this folder") for name in empty}
         for path, student in students.items():
-            submission = Submission(path, student, "/".join(places[path]))
+            one = Submission(path, student, "/".join(places[path]))
             own = (student, _guess(path.name) or path.name)
-            if found.setdefault(os.path.abspath(path), (submission, own))[0] is submission:
-                shared.setdefault(own, {})[submission] = root if whole else root.parent
-    alone = [
-        one._replace(student=f"{_shown(str(shared[own][one]))}/{one.student}")
-        if len(set(shared[own].values())) > 1
-        else one
-        for one, own in found.values()
-    ]
-    return sorted(alone, key=lambda s: (s.student, s.name, str(s.path))), sorted(unread)
+            found.setdefault(os.path.abspath(path), (one, own, root if whole else root.parent))
+    holders = {}  # a student's notebook -> the arguments that have it
+    for _, own, argument in found.values():
+        holders.setdefault(own, set()).add(argument)
+    for key, (one, own, argument) in found.items():
+        student = f"{_shown(str(argument))}/{one.student}" if len(holders[own]) > 1 else one.student
+        found[key] = one._replace(student=student)
+    return sorted(found.values(), key=lambda s: (s.student, s.name, str(s.path))), sorted(unread)
 
 
 def _walk(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
