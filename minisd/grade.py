@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from .exercises import NOTEBOOKS
 from .grading.apart import adopt, try_users, users_of
 from .grading.jobs import ERROR, Mark, Row, Settings, grade, package_files
 from .grading.page import answers_csv, lines, page, table_csv, unread_lines
@@ -99,7 +100,7 @@ def _stopper(submission: Submission) -> Row:
 
 def _unable(submission: Submission, note: str) -> Row:
     found = content(submission)
-    marks = [Mark(name, ERROR, note) for name in found.functions]
+    marks = [Mark(name, ERROR, note) for name in NOTEBOOKS.get(found.notebook, [])]
     return Row(submission.student, submission.name, found.notebook, marks, note)
 
 
@@ -130,6 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         submissions, unread = collect(given.submissions)
         if given.out:
+            inside = [pathlib.Path(p).resolve() for p in given.submissions]
+            if not {given.out.resolve(), *given.out.resolve().parents}.isdisjoint(inside):
+                raise ValueError("--out must lie outside of the folders that are graded")
             given.out.mkdir(0o700 if given.user else 0o777, parents=True, exist_ok=True)
         if given.user:
             users = users_of(given.user, given.jobs)

@@ -6,8 +6,11 @@ links to the solutions are taken out, the rest stays as it is. With --nbgrader t
 nbgrader's marks, for the `source` folder of a course.
 """
 
+import __future__
+
 import argparse
 import ast
+import itertools
 import json
 import pathlib
 import re
@@ -35,12 +38,14 @@ def emptied(source: str, function: str) -> str:
     that is a stub stays as it is. Raises ValueError for a cell that Python cannot read, or that
     gives the name in another way.
     """
-    lines = source.split("\n")
-    for node in _defs(source, function)[::-1]:
-        if not all(map(_is_blank, _statements(node))):
-            first, last, indent = _body(node, lines)
+    for _ in _defs(source, function):  # read anew each time: one may stand in another
+        filled = [n for n in _defs(source, function) if not all(map(_is_blank, _statements(n)))]
+        if filled:
+            lines = source.split("\n")
+            first, last, indent = _body(filled[0], lines)
             lines[first:last] = [indent + BLANK, indent + "return ..."]
-    return "\n".join(lines)
+            source = "\n".join(lines)
+    return source
 
 
 def _defs(source: str, function: str) -> list:
@@ -77,26 +82,26 @@ def _body(node: ast.FunctionDef, lines: list[str]) -> tuple[int, int, str]:
     body = _statements(node)
     if not body or body[0].lineno == node.lineno:
         raise ValueError(f"{node.name} needs a body on lines of its own")
-    first, last, indent = body[0].lineno - 1, node.end_lineno, " " * body[0].col_offset
-    while lines[first - 1].lstrip().startswith("#"):
-        first -= 1
-    while last < len(lines) and lines[last].startswith(indent + "#"):
-        last += 1
-    return first, last, indent
+    first, last = body[0].lineno - 1, node.end_lineno
+    indent = re.match(r"\s*", lines[first])[0]
+
+    def comments(lines: list[str]) -> int:
+        around = itertools.takewhile(re.compile(rf"{indent}\s*#|\s*$").match, lines)
+        return max((i for i, line in enumerate(around, 1) if line.strip()), default=0)
+
+    above, below = lines[node.lineno : first][::-1], lines[last:]
+    return first - comments(above), last + comments(below), indent
 
 
 def _prove(node: ast.FunctionDef, name: str) -> None:
     """Call a function of the copy, without its decorators and defaults, on the cases of `check`.
     Raises ValueError if it answers one of them.
     """
-    node.decorator_list, node.returns, given = [], None, node.args
+    node.decorator_list, given, names = [], node.args, {}
     given.defaults = [ast.Constant(None) for _ in given.defaults]
     given.kw_defaults = [value and ast.Constant(None) for value in given.kw_defaults]
-    for part in ast.walk(given):
-        if isinstance(part, ast.arg):
-            part.annotation = None
-    names = {}
-    exec(compile(ast.fix_missing_locations(ast.Module([node], [])), "copy", "exec"), names)
+    tree = ast.fix_missing_locations(ast.Module([node], []))
+    exec(compile(tree, "copy", "exec", __future__.annotations.compiler_flag), names)
     for case in EXERCISES[name].drawn():
         try:
             with time_limit(SECONDS):
@@ -188,19 +193,10 @@ def _mark(stub: dict, check: dict, call: Call) -> None:
     lines[node.lineno - 1 : node.end_lineno] = [head + made]
     _set(check, b"\n".join(lines).decode())
     marks = {"schema_version": 3, "task": False, "cell_type": "code"}
-    stub["metadata"]["nbgrader"] = marks | {
-        "grade_id": name,
-        "grade": False,
-        "solution": True,
-        "locked": False,
-    }
-    check["metadata"]["nbgrader"] = marks | {
-        "grade_id": f"check-{name}",
-        "grade": True,
-        "solution": False,
-        "locked": True,
-        "points": POINTS[EXERCISES[name].level],
-    }
+    graded = {"grade": True, "solution": False, "locked": True}
+    filled = {"grade": False, "solution": True, "locked": False, "grade_id": name}
+    graded |= {"grade_id": f"check-{name}", "points": POINTS[EXERCISES[name].level]}
+    stub["metadata"]["nbgrader"], check["metadata"]["nbgrader"] = marks | filled, marks | graded
 
 
 def validate(notebook: dict) -> bool:
@@ -224,24 +220,23 @@ def main(arguments: list[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     for path in given.notebooks:
         target = given.out / path.name
-        if target.resolve() == path.resolve():
-            parser.error(f"{path} would be written over: --out must be another folder")
+        if target.exists():
+            parser.error(f"{target} is there already; delete it, or give another folder for --out")
         try:
             with warnings.catch_warnings(record=True) as told:
                 copy = hand_out(json.loads(path.read_bytes()), given.nbgrader)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             parser.error(f"{path}: {error}")
+        except (KeyError, TypeError):
+            parser.error(f"{path} is no notebook")
         for warning in told:
             print(f"{path}: {warning.message}", file=sys.stderr)
         checked = validate(copy) if given.nbgrader else None
         text = json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         target.write_text(text, encoding="utf-8")
-        valid = {
-            True: ", valid for nbgrader",
-            False: ", nbgrader is not here to check it",
-            None: "",
-        }
-        print(f"{target}: {text.count('# your code')} blanks{valid[checked]}")
+        valid = "" if checked is None else ", valid for nbgrader"
+        valid = valid if checked is not False else ", nbgrader is not here to check it"
+        print(f"{target}: {text.count('# your code')} blanks{valid}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """How an answer to an exercise is judged: by `check` in a notebook, by the grader after it ran."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -35,13 +36,14 @@ def verdict(exercise, cases: list[tuple], answer: Callable, names: list[str] = (
     of the function's arguments, to show the case with.
     """
     for i, case in enumerate(cases):
+        near = ""
         try:
             got = answer(i)
             if blank(got):
                 return Verdict(BLANK)
             if got is None:
                 return Verdict(WRONG, "your function returned None; is a `return` missing?")
-            want, near = numbers(exercise.reference(*copies(case))), ""
+            want = numbers(exercise.reference(*copies(case)))
             got = numbers(got)
             if wrong := difference(got, want, exercise.tolerance, "got", "want"):
                 near = FLOAT32 if _rounded(got, want) else ""
@@ -60,9 +62,10 @@ def blank(got) -> bool:
 
 def _rounded(got: Tensor, want: Tensor) -> bool:
     """Whether two differ as float32 from float64; whole numbers do not, one more is one more."""
-    if not want.isfinite().all() or (want == want.round()).all():
+    if got.numel() != want.numel() or not want.isfinite().all() or (want == want.round()).all():
         return False
-    return not difference(got, want, 1e-6 * float(want.abs().max()))
+    got, want = got.flatten(), want.flatten()
+    return bool(((got - want).abs() <= 1e-6 * want.abs() + 1e-7 * want.abs().max()).all())
 
 
 def _hint(exercise, cases: list[tuple], answer: Callable) -> str:
@@ -117,6 +120,9 @@ def numbers(value) -> Tensor:
             return torch.stack(parts) if alike else torch.cat([*flat, torch.zeros(0)])
         if isinstance(value, Tensor):
             found = value.detach().cpu().resolve_conj()
+            found = found if found.layout == torch.strided else found.to_dense()
+            if found.is_nested:  # which has no shape
+                raise TypeError
         elif hasattr(value, "shape") or isinstance(value, complex):
             array = np.asarray(value)
             array = array.astype(np.float64) if array.dtype.kind in "biuf" else array
@@ -135,7 +141,10 @@ def numbers(value) -> Tensor:
     except NotNumbers:
         raise
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise NotNumbers(f"of type {type(value).__name__}: {str(value)[:60]}") from None
+        shown = ""
+        with contextlib.suppress(Exception):  # nested too deeply, or of too many digits
+            shown = f": {str(value)[:60]}"
+        raise NotNumbers(f"of type {type(value).__name__}{shown}") from None
 
 
 def copies(case: tuple) -> tuple:

@@ -95,7 +95,9 @@ def run(place, students, jobs, users: bool, **limits) -> dict[str, Row]:
         (place / "checkout/notebooks").chmod(0o700)
         own = apart.users_of(str(FIRST), jobs)
         assert not apart.try_users(own, [folder])
-    rows = grade_all(collect([folder]), place, jobs, Settings(60, **limits), own if users else ())
+    rows = grade_all(
+        collect([folder])[0], place, jobs, Settings(60, **limits), own if users else ()
+    )
     assert not list((place / "tmp").iterdir())  # nothing is left of the jobs
     return {row.student: row for row in rows}
 

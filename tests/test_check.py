@@ -302,6 +302,7 @@ def test_a_name_or_an_answer_that_check_cannot_use():
         (lambda x, k: x.float() * 0.3 + k, True),
         (lambda x, k: np.float32(0.3) * x.numpy() + k, True),
         (lambda x, k: x * 0.3001 + k, False),
+        (lambda x, k: 0.3 * x + k + 1e-4 * (x.abs() < 1e3), False),  # the small ones are wrong
         (lambda x, k: x * math.inf, False),
     ],
 )
@@ -319,6 +320,22 @@ def test_a_count_that_is_one_off_is_not_float32(monkeypatch):
     with pytest.raises(AssertionError) as error:
         check("parameters", lambda n: 859_520_965 + n)
     assert "float32" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:(Sparse|The PyTorch API of nested)")
+@pytest.mark.parametrize("kind", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_sparse_numbers_are_numbers(kind):
+    compare("sparse", kind(X), X)
+    with pytest.raises(TypeError, match="of type Tensor: nested"):
+        compare("nested", torch.nested.nested_tensor([X, X[:1]]), X)
+
+
+def test_a_list_that_is_too_deep_to_be_shown_is_told():
+    deep = 1.0
+    for _ in range(3000):
+        deep = [deep]
+    with pytest.raises(TypeError, match="of type list"):
+        compare("deep", deep, 1.0)
 
 
 # ---- every exercise of the course ---------------------------------------------------------

@@ -19,10 +19,11 @@ from minisd.exercises import EXERCISES, NOTEBOOKS
 from minisd.grade import grade_all, main
 from minisd.grading.apart import Stopped, size, users_of
 from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
-from minisd.grading.jobs import Mark, Row, Settings, grade, package_files
+from minisd.grading.jobs import Mark, Row, Settings, _best, grade, package_files
+from minisd.grading.page import page
 from minisd.grading.record import TRIES, Record, key
 from minisd.grading.runner import read
-from minisd.grading.submission import Submission
+from minisd.grading.submission import Submission, content
 from minisd.verdicts import copies, verdict
 
 SOME = ["cheat-own-check", "cheat-calls-ours-05", "broken-json-02_reverse_posterior"]
@@ -204,10 +205,31 @@ def test_a_mistake_of_ours_is_a_row_and_not_final(tmp_path, monkeypatch, error):
     assert list(Record(tmp_path).rows.values()) == [row()]
 
 
-def test_the_command_tells_what_is_not_final(tmp_path, monkeypatch, capsys):
-    anna(tmp_path)
+def test_a_file_that_is_gone_costs_its_own_row(tmp_path, monkeypatch):
+    gone = anna(tmp_path)
+    gone.path.unlink()
     monkeypatch.setattr("minisd.grade.grade", lambda *a: 1 / 0)
-    command = [str(tmp_path), "--out", str(tmp_path / "out")]
+    [found] = grade_all([gone], tmp_path, 1, Settings())
+    assert len(found.marks) == 6 and "error" in page([found])
+
+
+def test_what_is_no_number_is_wrong(tmp_path):
+    """What the kernel told of it, up to the mark."""
+    submission = anna(tmp_path)
+    told = [*['{"other": "of type str: 2.0"}'] * 99, '{"calls": []}']
+    names = NOTEBOOKS["02_reverse_posterior"]
+    cases = {name: len(EXERCISES[name].drawn()) * 2 for name in names}
+    answers = {f"{n}.0": {"answers": "\n".join(told[-1 - cases[n] :])} for n in names}
+    marks = [_best(n, content(submission), answers, Settings()) for n in names]
+    assert {mark.status for mark in marks} == {"wrong"}
+    assert all("must be real numbers, but it is of type str: 2.0" in m.text for m in marks)
+
+
+def test_the_command_tells_what_is_not_final(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    anna(tmp_path / "in")
+    monkeypatch.setattr("minisd.grade.grade", lambda *a: 1 / 0)
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(command) == 1 and "failed for 1 of them" in capsys.readouterr().err
     monkeypatch.setattr("minisd.grade.grade", lambda *a: row())
     assert main(command) == 0 and "1 submissions, 12 points" in capsys.readouterr().out
@@ -299,6 +321,8 @@ def test_the_size_of_a_folder(tmp_path):
         '{"key": "a", "row": ["anna", "a.ipynb", "", [["no_such", "correct", "", ""]], ""]}',
         '{"key": "a", "row": ["anna", "a.ipynb", "", [["pred_x0", "great", "", ""]], ""]}',
         '{"key": "a", "row": ["anna", "a.ipynb", "99_none", [], ""]}',
+        '{"key": "a", "row": ["anna", "a.ipynb", "05_ddim", [["pred_x0", "wrong", "", ""]], ""]}',
+        '{"key": "a", "row": ["anna", "a.ipynb", "", [["pred_x0", "correct", "", ""]], ""]}',
         '{"key": [], "begun": 1}',
         '{"key": "a", "begun": "x"}',
     ],

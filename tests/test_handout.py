@@ -47,6 +47,17 @@ STUB = "def my_f(x):\n    ...  # your code\n    return ..."
         ("def my_f(x):\n    raise NotImplementedError", STUB),
         ("def my_f(x):\n    return x\n\n\n" + STUB, STUB + "\n\n\n" + STUB),
         ("%time 1\nif True:\n    def my_f(x):\n        return x\n!ls", None),
+        ("def my_f(x):\n\treturn x", STUB.replace("    ", "\t")),
+        (
+            'def my_f(x):\n    """Doc."""\n\n    # halve\n\n    return x\n\n    # it\n'
+            "        # so\n\n\n# kept",
+            'def my_f(x):\n    """Doc."""\n\n' + STUB[13:] + "\n\n\n# kept",
+        ),
+        (
+            "def my_f(x):\n    def my_f(y):\n        y = 1\n        y = 2\n        return y\n"
+            "    return my_f(x)\nA = 1\nB = 2",
+            STUB + "\nA = 1\nB = 2",
+        ),
         ("class A:\n    pass\n\n\n" + STUB, "class A:\n    pass\n\n\n" + STUB),
     ],
 )
@@ -232,7 +243,14 @@ def test_the_command(tmp_path, capsys):
     assert main([str(NOTEBOOKS[2]), "--out", str(tmp_path), "--nbgrader"]) == 0
     assert "6 blanks" in capsys.readouterr().out
     (tmp_path / "bad.ipynb").write_text("{")
-    for name, out in (("bad.ipynb", "x"), (NOTEBOOKS[2].name, "."), ("none.ipynb", "x")):
+    (tmp_path / "list.ipynb").write_text("[]")
+    for name in ("bad.ipynb", "list.ipynb", "none.ipynb"):
         with pytest.raises(SystemExit):
-            main([str(tmp_path / name), "--out", str(tmp_path / out)])
+            main([str(tmp_path / name), "--out", str(tmp_path / "x")])
         assert name in capsys.readouterr().err
+    text = (tmp_path / NOTEBOOKS[2].name).read_bytes()  # nobody's file is written over
+    for path in (tmp_path / NOTEBOOKS[2].name, NOTEBOOKS[2]):
+        with pytest.raises(SystemExit):
+            main([str(path), "--out", str(tmp_path)])
+        assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / NOTEBOOKS[2].name).read_bytes() == text

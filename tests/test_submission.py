@@ -48,6 +48,23 @@ LAYOUTS = {
         "group1/bert/05_ddim-1.ipynb": "bert",
         "group2/anna/05_ddim.ipynb": "group2/anna",
     },
+    "sections, and a file beside them": {
+        "group1/anna/05_ddim.ipynb": "anna",
+        "group1/bert/05_ddim.ipynb": "bert",
+        "05_ddim.ipynb": "returned",
+    },
+    "one who has a notebook twice": {
+        "anna/ps1/05_ddim.ipynb": "anna",
+        "bert/ps1/05_ddim.ipynb": "bert",
+        "cleo/old/05_ddim.ipynb": "cleo",
+        "cleo/new/05_ddim.ipynb": "cleo",
+    },
+    "names like Canvas's": {
+        "anna/report_2024_1001_05_ddim.ipynb": "anna",
+        "bert/report_2024_1001_05_ddim.ipynb": "bert",
+        "week 1/doejane_12345_67890_05_ddim.ipynb": "doejane_12345",
+        "week 1/doejohn_12346_67891_05_ddim.ipynb": "doejohn_12346",
+    },
     "Canvas": {
         "doejane_12345_67890_05_ddim.ipynb": "doejane_12345",
         "doejane_12345_67999_05_ddim-1.ipynb": "doejane_12345",
@@ -92,6 +109,29 @@ def test_arguments(tmp_path):
         collect([tmp_path / "nobody"])
 
 
+def test_arguments_that_have_a_name_in_common_are_kept_apart(tmp_path, monkeypatch):
+    """As `returned/*` from a shell, or a folder for each group."""
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, "in/anna/hw.ipynb", "in/bert/hw.ipynb", "in/cleo/x.txt", "in/dora/05.ipynb")
+    found, unread = collect([f"in/{name}" for name in ("anna", "bert", "cleo", "dora")])
+    assert [s.student for s in found] == ["dora", "in/anna/hw", "in/bert/hw"]
+    assert unread == [("in/cleo", "no notebook is in this folder")]
+    put(tmp_path, "g1/anna/05.ipynb", "g2/anna/05.ipynb", "g2/bert/05.ipynb", "g2/anna/06.ipynb")
+    wanted = ["anna", "bert", "g1/anna", "g2/anna"]
+    assert [s.student for s in collect(["g1", "g2", "g2/anna/05.ipynb"])[0]] == wanted
+
+
+def test_the_tables_do_not_lie_among_what_is_handed_in(tmp_path, capsys):
+    put(tmp_path, "anna/05.ipynb")
+    for out in (tmp_path, tmp_path / "marks", tmp_path / "anna" / "marks"):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), "--out", str(out)])
+        assert (
+            "--out must lie outside" in capsys.readouterr().err
+            and len(list(tmp_path.iterdir())) == 1
+        )
+
+
 # ---- what is not read ---------------------------------------------------------------------
 
 
@@ -100,6 +140,7 @@ def test_what_is_not_read_is_told(tmp_path):
     put(tmp_path, "eve/05_ddim.py", "fred/thanks.txt", "gina/05.ipynb", "gina/data.csv")
     put(tmp_path, "__MACOSX/bert/._05.ipynb", "gina/._05.ipynb")
     (tmp_path / "hugo").mkdir()
+    (tmp_path / "gina" / "data").mkdir()
     found, unread = collect([tmp_path])
     assert [s.name for s in found] == ["bert/05.IPYNB", "gina/05.ipynb"]
     wanted = {
@@ -113,6 +154,23 @@ def test_what_is_not_read_is_told(tmp_path):
         "gina/._05.ipynb": "macOS's notes on a file, not the file",
     }
     assert dict(unread) == wanted
+
+
+def test_a_student_of_a_section_without_a_notebook_is_told(tmp_path):
+    put(tmp_path, "g1/anna/05.ipynb", "g1/bert/05.ipynb", "g1/cleo/x.txt", "g1/anna/data/x.txt")
+    assert collect([tmp_path])[1] == [("g1/cleo", "no notebook is in this folder")]
+
+
+def test_no_folder_is_too_deep(tmp_path):
+    put(tmp_path, "anna/05.ipynb")
+    deep = [tmp_path / "b"]
+    while len(deep) < 1100:
+        deep[-1].mkdir()
+        deep.append(deep[-1] / "b")
+    found, unread = collect([tmp_path])
+    assert [s.student for s in found] == ["anna"] and unread[0].name == "b"
+    for folder in deep[-2::-1]:  # pytest's own way to delete it calls itself, too
+        folder.rmdir()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links, pipes and names of bytes")
@@ -194,6 +252,11 @@ def test_two_notebooks_in_one_file_are_told(tmp_path):
     cells = ['check("sigma", f)', 'check("dir_xt", g)', 'check("kl_gaussians", h)']
     found = only(tmp_path, submissions.notebook(cells), "a.ipynb")
     assert found.notebook == "05_ddim" and found.note.endswith("another notebook: kl_gaussians")
+
+
+def test_of_two_notebooks_in_equal_parts_the_name_decides(tmp_path):
+    found = only(tmp_path, submissions.notebook(['check("sigma", f)', 'check("kl_gaussians", h)']))
+    assert found.notebook == "05_ddim"
 
 
 # ---- calls of check -----------------------------------------------------------------------
@@ -280,15 +343,27 @@ FORMS = {
 }
 
 
-def test_what_check_takes_the_grader_takes(tmp_path):
+UNNAMED = {  # answers that have no name, or none any more, when the notebook is done
+    "fuse_gaussians": "f = the_fuse_gaussians\ncheck('fuse_gaussians', f)",
+    "both_variances": "f = the_both_variances\ncheck('both_variances', f)",
+    "x0_from_posterior_mean": "c = check\nc('x0_from_posterior_mean', the_x0_from_posterior_mean)",
+    "posterior_eps_coef": "for f in [the_posterior_eps_coef]:\n    check('posterior_eps_coef', f)",
+    "two_steps_back": "check(*('two_steps_back', the_two_steps_back))",
+    "mean_unknown_x0": "n = 'unknown_x0'\ncheck(f'mean_{n}', the_mean_unknown_x0)\n"
+    "del the_mean_unknown_x0\nf = None\nglobals = 3",
+}
+
+
+@pytest.mark.parametrize("forms", [FORMS, UNNAMED], ids=["forms", "unnamed"])
+def test_what_check_takes_the_grader_takes(forms, tmp_path):
     """And a profiler that is left on costs no one a point."""
     cells = [re.sub(r"^check\(.*\n?", "", cell, flags=re.M) for cell in submissions.solved()]
     cells = [cell.replace("my_", "the_") for cell in cells]
-    cells += [*FORMS.values(), "import cProfile\ncProfile.Profile().enable()"]
-    path = tmp_path / "anna.ipynb"
+    cells += [*forms.values(), "import cProfile\ncProfile.Profile().enable()"]
+    path = tmp_path / "anna_02_reverse_posterior.ipynb"
     path.write_text(submissions.notebook(cells))
     row = grade(Submission(path, "anna", path.name), package_files(), Settings())
-    assert list(FORMS) == [m.exercise for m in row.marks if m.status == "correct"], row
+    assert list(forms) == [m.exercise for m in row.marks if m.status == "correct"], row
 
 
 def nbgraders(x):
@@ -309,10 +384,11 @@ def left(x):
         (lambda x: print(x), {"none": 1}),
         (lambda x: x * (1 + 5j), {"other": "complex, with a part of 10 i"}),
         (lambda x: "2.0", {"other": "of type str: 2.0"}),
+        (lambda x: 10**5000, {"other": "of type int"}),
     ],
 )
 def test_what_the_kernel_says_of_an_answer(function, told, tmp_path):
-    request = {"function": "f.real", "cases": [[2.0]], "given": [], "seconds": 5}
+    request = {"exercise": "f", "function": "f.real", "cases": [[2.0]], "given": [], "seconds": 5}
     (tmp_path / "request").write_text(json.dumps(request))
     names = {"f": types.SimpleNamespace(real=function)}
     ask(names, str(tmp_path / "request"), str(tmp_path / "answers"))

@@ -29,9 +29,12 @@ STATUSES = ("correct", "wrong", "not attempted", ERROR, SLOW, MISSING, BORROWED)
 # What a notebook may have met because of what ran beside it.
 HINDERED = re.compile(r"died|timed out|time was over|still ran|\[Errno (11|12|28)\]")
 QUIET_CHECK = '''
+CHECKED = {}
+
 
 def check(name, answer, required=False):
     """The grader's: it asks the function itself, after the notebook ran."""
+    CHECKED[name] = answer
     print(f"{name}: will be graded")
 '''
 NO_EXERCISES = b'''"""The references stay with the grader."""
@@ -184,6 +187,7 @@ def _lay_out(folder, submission, found, files, settings) -> None:
     asked = _asked(found)
     for key, (name, function) in asked.items():
         request = {
+            "exercise": name,
             "function": function,
             "cases": [[encode(v) for v in case] for case in _cases(name, settings)],
             "given": _given(name),
@@ -223,8 +227,11 @@ def _environment(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _asked(found: Content) -> dict[str, tuple[str, str]]:
-    """A key for each expression that is asked, and its exercise: all the last ones first."""
+    """A key for each expression that is asked, and its exercise: all the last ones first; at the
+    end what `check` was given when the notebook ran, which may have no name, or lost it.
+    """
     keys = [(i, name, f) for name, own in found.functions.items() for i, f in enumerate(own)]
+    keys += [(9, name, f"last_checked['{name}']") for name in found.functions]
     return {f"{name}.{i}": (name, function) for i, name, function in sorted(keys)}
 
 
@@ -245,7 +252,7 @@ def _mark(name: str, function: str, found: dict, settings: Settings) -> Mark:
     if "answers" not in found:
         if failed == "timed out":
             return Mark(name, SLOW, f"{function} did not come back in {settings.ask_seconds:g} s")
-        if failed.startswith("NameError"):
+        if failed.startswith(("NameError", "KeyError")):
             return Mark(name, MISSING, f"there is no function {function}")
         if failed == "died":
             return Mark(name, ERROR, f"the kernel died in {function}")

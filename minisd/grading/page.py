@@ -5,20 +5,13 @@ import csv
 import html
 import io
 import re
+from collections.abc import Iterable
 
 from ..exercises import EXERCISES, NOTEBOOKS
-from .jobs import POINTS, Row
+from .jobs import POINTS, STATUSES, Row
 from .submission import Unread
 
-SIGNS = {
-    "correct": "✓",
-    "wrong": "✗",
-    "not attempted": "·",
-    "error": "!",
-    "timed out": "∞",
-    "missing": "?",
-    "borrowed": "=",
-}
+SIGNS = dict(zip(STATUSES, "✓✗·!∞?=", strict=True))
 STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
@@ -44,6 +37,7 @@ details { margin: .25em 0 } summary { cursor: pointer }
 
 
 MOST = 2000  # characters of a text
+YES = ("no", "yes")
 FORMULA = re.compile(r"(^|[;\n])([ '\"]*)(?=[=+\-@＝＋－＠])")
 
 
@@ -84,7 +78,7 @@ def answers_csv(rows: list[Row], unread: list[Unread] = ()) -> str:
     head = "student file counts notebook exercise level points of status hint text".split()
     lines = []
     for row, best in zip(rows, counts(rows), strict=True):
-        who = [row.student, row.name, _yes(best)]
+        who = [row.student, row.name, YES[best]]
         if not row.marks:
             lines.append([*who, "", "", "", 0, 0, "missing", "", row.note])
         for mark in row.marks:
@@ -102,17 +96,13 @@ def table_csv(rows: list[Row], unread: list[Unread] = ()) -> str:
     for row, best in zip(rows, counts(rows), strict=True):
         said = {mark.exercise: _said(mark) for mark in row.marks}
         lines.append(
-            [row.student, row.name, _yes(best), row.notebook, row.points, row.of]
+            [row.student, row.name, YES[best], row.notebook, row.points, row.of]
             + [said.get(name, "") for name in names]
             + [row.note.replace("\n", "; ")]
         )
     blank = [""] * len(names)
     lines += [["", name, "no", "", 0, 0, *blank, f"not read: {why}"] for name, why in unread]
     return _csv(["student", "file", "counts", "notebook", "points", "of", *names, "note"], lines)
-
-
-def _yes(it: bool) -> str:
-    return "yes" if it else "no"
 
 
 def _csv(head: list[str], lines: list[list]) -> str:
@@ -182,26 +172,25 @@ def _legend() -> str:
     return f"Points: {levels}.<br>{signs}"
 
 
+def _table(rows: Iterable[str]) -> str:
+    return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
+
+
+def _number(value) -> str:
+    return f'<td class="number">{value}</td>'
+
+
 def _totals(rows: list[Row]) -> str:
     """Students x notebooks; where a notebook was handed in twice, the better one counts."""
-    best = collections.defaultdict(dict)
+    notebooks, best = _notebooks(rows), collections.defaultdict(dict)
     for row, count in zip(rows, counts(rows), strict=True):
-        if row.notebook and count:
-            best[row.student][row.notebook] = row.points
-    notebooks = _notebooks(rows)
-    head = "".join(f"<th>{_e(n)}</th>" for n in notebooks)
-    body = ""
-    for student in sorted({row.student for row in rows}):
-        own = best[student]
-        cells = "".join(f'<td class="number">{own.get(n, "")}</td>' for n in notebooks)
-        body += f"<tr><th>{_e(student)}</th>{cells}"
-        body += f'<td class="number"><b>{sum(own.values())}</b></td></tr>'
-    most = [sum(POINTS[EXERCISES[e].level] for e in NOTEBOOKS[n]) for n in notebooks]
-    cells = "".join(f'<td class="number">{m}</td>' for m in [*most, sum(most)])
-    return (
-        f'<div class="wide"><table><tr><th>student</th>{head}<th>points</th></tr>{body}'
-        f"<tr><th>of</th>{cells}</tr></table></div>"
-    )
+        best[row.student] |= {row.notebook: row.points} if count else {}
+    most = {n: sum(POINTS[EXERCISES[e].level] for e in NOTEBOOKS[n]) for n in notebooks}
+    table = [f"<th>student</th>{''.join(f'<th>{_e(n)}</th>' for n in notebooks)}<th>points</th>"]
+    for student, own in [*sorted(best.items()), ("of", most)]:
+        cells = [own.get(n, "") for n in notebooks] + [f"<b>{sum(own.values())}</b>"]
+        table.append(f"<th>{_e(student)}</th>{''.join(map(_number, cells))}")
+    return _table(table)
 
 
 def _grid(notebook: str, rows: list[Row]) -> str:
@@ -210,7 +199,8 @@ def _grid(notebook: str, rows: list[Row]) -> str:
         f"<div>{e} <small>{POINTS[EXERCISES[e].level]}</small></div></th>"
         for e in NOTEBOOKS[notebook]
     )
-    body, students = "", collections.Counter(row.student for row in rows)
+    table = [f"<th>student</th>{head}<th>points</th>"]
+    students = collections.Counter(row.student for row in rows)
     for row, count in zip(rows, counts(rows), strict=True):
         file = f" <small>{_e(row.name)}{'' if count else ', does not count'}</small>"
         file = file if students[row.student] > 1 else ""
@@ -219,33 +209,23 @@ def _grid(notebook: str, rows: list[Row]) -> str:
             f"{SIGNS[m.status]}</td>"
             for m in row.marks
         )
-        body += f"<tr><th>{_e(row.student)}{file}</th>{cells}"
-        body += f'<td class="number">{row.points}</td></tr>'
-    return (
-        f'<div class="wide"><table><tr><th>student</th>{head}<th>points</th></tr>{body}'
-        "</table></div>"
-    )
+        table.append(f"<th>{_e(row.student)}{file}</th>{cells}{_number(row.points)}")
+    return _table(table)
 
 
 def _class(notebook: str, rows: list[Row]) -> str:
     """How the class did, and the slip most made."""
-    body = ""
+    heads = ("exercise", "level", "goal", "right", "slip most made")
+    table = ["".join(f"<th>{head}</th>" for head in heads)]
     for i, name in enumerate(NOTEBOOKS[notebook]):
         marks = [row.marks[i] for row in rows]
         right = sum(mark.status == "correct" for mark in marks)
         hints = collections.Counter(mark.hint for mark in marks if mark.hint).most_common(1)
-        slip = f"{_e(hints[0][0])} <small>({hints[0][1]})</small>" if hints else ""
-        exercise = EXERCISES[name]
-        body += (
-            f"<tr><td><code>{name}</code></td><td>{exercise.level}</td>"
-            f"<td>{_e(exercise.goal)}</td>"
-            f'<td class="number">{right} of {len(marks)}</td><td>{slip}</td></tr>'
-        )
-    head = "".join(
-        f"<th>{h}</th>" for h in ("exercise", "level", "goal", "right", "slip most made")
-    )
-    table = f"<table><tr>{head}</tr>{body}</table>"
-    return f"<details><summary>how the class did</summary>{table}</details>"
+        slip = "".join(f"{_e(hint)} <small>({count})</small>" for hint, count in hints)
+        told = f"<td>{EXERCISES[name].level}</td><td>{_e(EXERCISES[name].goal)}</td>"
+        told += f"{_number(f'{right} of {len(marks)}')}<td>{slip}</td>"
+        table.append(f"<td><code>{name}</code></td>{told}")
+    return f"<details><summary>how the class did</summary>{_table(table)}</details>"
 
 
 def _details(row: Row) -> str:

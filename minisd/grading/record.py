@@ -50,22 +50,17 @@ class Record:
         elif "row" in line:
             marks = [Mark(*map(str, mark)) for mark in line["row"][3]]
             row = Row(*map(str, line["row"][:3]), marks, str(line["row"][4]))
-            known = row.notebook in ("", *NOTEBOOKS) and {m.status for m in marks} <= {*STATUSES}
-            if known and row.of >= 0:  # an exercise of another minisd has no points: KeyError
+            whole = [mark.exercise for mark in marks] == ({"": []} | NOTEBOOKS)[row.notebook]
+            if whole and {mark.status for mark in marks} <= {*STATUSES}:  # else of another minisd
                 self.rows[key] = row
         else:
             self.begun[key] = self.begun.get(key, 0) + int(line["begun"])
 
     def _write(self, line: dict) -> None:
         with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * (file.tell() > 0 and not self._whole()) + json.dumps(line) + "\n")
+            file.write(f"\n{json.dumps(line)}\n")  # what is before it may be half a line
             file.flush()
             os.fsync(file.fileno())
-
-    def _whole(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
 
     def begin(self, key: str) -> bool:
         """Note that a submission is tried; False when it has stopped the grader too often."""

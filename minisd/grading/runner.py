@@ -145,15 +145,18 @@ class Run:
         answers = self.folder / f"answers-{exercise}"
         request = self.folder / f"request-{exercise}.json"
         said = self.kernel.run(
-            "__import__('minisd.grading.kernel', fromlist=['ask']).ask("
-            f"globals(), {str(request)!r}, {str(answers)!r})",
+            "from sys import modules as _modules\n"  # a student may have a variable `globals`
+            "from minisd.grading.kernel import ask as _ask\n"
+            f"_ask(_modules['__main__'].__dict__, {str(request)!r}, {str(answers)!r})",
             self.job["ask_seconds"],
         )
         if said in ("timed out", "died"):
             self.kernel.close()
             return {"failed": said}
         text = read(answers)
-        return {"failed": said} if text is None else {"answers": text}
+        if text is None:
+            return {"failed": "its answers have more than 8 MB" if said == "ok" else said}
+        return {"answers": text}
 
 
 def read(path: pathlib.Path) -> str | None:

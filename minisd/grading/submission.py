@@ -56,31 +56,46 @@ def collect(arguments: Iterable[str | pathlib.Path]) -> tuple[list[Submission], 
         if not os.path.lexists(root):
             raise ValueError(f"there is no file or folder {root}")
         whole = root.is_dir() and not (root.is_symlink() and len(arguments) > 1)
-        paths, folders = _walk(root) if whole else ([root], set())
+        paths, folders = _walk(root) if whole else ([root], [])
         places = {p: tuple(map(_shown, p.relative_to(root).parts or [p.name])) for p in paths}
         why = {path: _why_not(path, path == root) for path in places}
         unread |= {Unread("/".join(places[p]), reason) for p, reason in why.items() if reason}
-        seen = {place[0] for path, place in places.items() if why[path] is not None}
-        unread |= {Unread(name, "no notebook is in this folder") for name in folders - seen}
-        read = {path: place for path, place in places.items() if why[path] == ""}
-        for path, student in _students(read).items():
-            submission = Submission(path, student, "/".join(read[path]))
-            found.setdefault(os.path.abspath(path), submission)
+        students, depth = _students({p: place for p, place in places.items() if why[p] == ""})
+        seen = {place[:n] for p, place in places.items() if why[p] is not None for n in range(3)}
+        empty = {tuple(map(_shown, folder.relative_to(root).parts)) for folder in folders} - seen
+        empty = {"/".join(place) or _shown(str(root)) for place in empty if len(place) <= depth}
+        unread |= {Unread(name, "no notebook is in this folder") for name in empty}
+        for path, student in students.items():
+            one = Submission(path, student, "/".join(places[path]))
+            own = (student, _guess(path.name) or path.name)
+            found.setdefault(os.path.abspath(path), (one, own, root if whole else root.parent))
+    holders = {}  # a student's notebook -> the arguments that have it
+    for _, own, argument in found.values():
+        holders.setdefault(own, set()).add(argument)
+    for key, (one, own, argument) in found.items():
+        student = f"{_shown(str(argument))}/{one.student}" if len(holders[own]) > 1 else one.student
+        found[key] = one._replace(student=student)
     return sorted(found.values(), key=lambda s: (s.student, s.name, str(s.path))), sorted(unread)
 
 
-def _walk(root: pathlib.Path) -> tuple[list[pathlib.Path], set[str]]:
+def _walk(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """What is not a folder below one, with folders that are links or cannot be opened; and the
-    names of its own folders.
+    folder itself, its own ones and theirs. However deep they are: os.walk calls itself.
     """
-    found, closed, first = [], [], None
-    for folder, folders, files in os.walk(root, onerror=closed.append):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        found += [os.path.join(folder, name) for name in files + links]
-        folders[:] = [name for name in folders if name[0] != "."]
-        first = first or set(map(_shown, folders))
-    found += [error.filename for error in closed]
-    return sorted(map(pathlib.Path, found)), first or set()
+    found, folders, left = [], [], [(os.fspath(root), 0)]
+    while left:
+        folder, depth = left.pop()
+        folders += [folder] * (depth < 3)
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        found.append(entry.path)
+                    elif entry.name[0] != ".":
+                        left.append((entry.path, depth + 1))
+        except OSError:
+            found.append(folder)
+    return sorted(map(pathlib.Path, found)), list(map(pathlib.Path, folders))
 
 
 def _why_not(path: pathlib.Path, told: bool) -> str | None:
@@ -109,35 +124,41 @@ def _shown(name: str) -> str:
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
-def _students(places: dict[pathlib.Path, tuple[str, ...]]) -> dict[pathlib.Path, str]:
-    """Whose each file is. Moodle and Canvas write it into names of folders and files. Else it is
-    the first folder (`anna/05_ddim.ipynb`), or the file's name without the notebook's where there
-    is none. Sections, where all files lie two folders deep and a first folder has one notebook in
-    several second ones (`group1/anna/05_ddim.ipynb`), are not students: their folders are.
+def _students(places: dict[pathlib.Path, tuple[str, ...]]) -> tuple[dict[pathlib.Path, str], int]:
+    """Whose each file is, and how many folders tell it. Moodle and Canvas write it into names of
+    folders and files. Else it is the first folder (`anna/05_ddim.ipynb`), or the file's name
+    without the notebook's where there is none. Sections, where half of the first folders have one
+    notebook in several second ones (`group1/anna/05_ddim.ipynb`), are not students: their folders
+    are.
     """
-    students, deep = {}, {}
+    students, deep, tops = {}, {}, set()
+    users = {}  # folder -> Canvas's users in it: a student's own folder is of one
+    for path in places:
+        if canvas := CANVAS.match(path.name):
+            users.setdefault(path.parent, set()).add(canvas[2])
     for path, (*folders, name) in places.items():
         folders = [folder for folder in folders if folder not in NOTEBOOKS]
         moodle = [found[1] for folder in folders if (found := MOODLE.match(folder))]
-        if canvas := CANVAS.match(name):
+        canvas = CANVAS.match(name)
+        if canvas and (not folders or len(users[path.parent]) > 1):
             students[path] = canvas[1] + canvas[2]
-        elif moodle or len(folders) == 1:
-            students[path] = (moodle or folders)[0]
-        elif not folders:
-            students[path] = _student(path, name)
+        elif moodle or not folders:
+            students[path] = moodle[0] if moodle else _student(path, name)
         else:
-            deep[path] = folders
-    owners = {}  # first folder and notebook -> the second folders it is in
-    for path, folders in deep.items():
-        owners.setdefault((folders[0], _guess(path.name) or path.name), set()).add(folders[1])
-    sections = len(deep) == len(places) and any(len(names) > 1 for names in owners.values())
-    firsts = {}  # second folder -> the first ones it is in
-    for first, second, *_ in deep.values():
-        firsts.setdefault(second, set()).add(first)
+            students[path] = folders[0]
+            tops.add(folders[0])
+            if len(folders) > 1:
+                deep[path] = folders
+    owners, firsts = {}, {}  # of a notebook in a first folder, and of a name: the folders
     for path, (first, second, *_) in deep.items():
-        alone = second if len(firsts[second]) == 1 else f"{first}/{second}"
-        students[path] = alone if sections else first
-    return students
+        owners.setdefault((first, _guess(path.name) or path.name), set()).add(second)
+        firsts.setdefault(second, set()).add(first)
+    split = {first for (first, _), names in owners.items() if len(names) > 1}
+    if not split or 2 * len(split) < len(tops):
+        return students, 1
+    for path, (first, second, *_) in deep.items():
+        students[path] = second if len(firsts[second]) == 1 else f"{first}/{second}"
+    return students, 2
 
 
 def _student(path: pathlib.Path, name: str) -> str:
@@ -169,7 +190,7 @@ def content(submission: Submission) -> Content:
     present = {
         n: [e for e in NOTEBOOKS[n] if e in called or f"def my_{e}(" in code] for n in NOTEBOOKS
     }
-    most = max(present, key=lambda n: len(present[n]))
+    most = max(present, key=lambda n: (len(present[n]), n == guess))
     notebook = most if present[most] else guess
     others = [e for n in NOTEBOOKS if n != notebook for e in present[n]]
     note = f"not marked here, they are of another notebook: {', '.join(others)}" if others else ""
