@@ -31,7 +31,7 @@ demo: .venv/.installed
 
 # Two processes of one thread are faster than one of two. OMP_NUM_THREADS is the threads of each.
 train: .venv/.installed
-	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node=$(WORKERS) -m minisd.train
+	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node=$(WORKERS) -m minisd train
 
 # Run all notebooks again and store what they print and draw.
 notebooks: .venv/.installed

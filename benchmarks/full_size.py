@@ -71,7 +71,7 @@ def their_picture(folder: str, out: str, size: int, steps: int, sampler: str) ->
     import torch
     from transformers import CLIPTextModel
 
-    from minisd.tokenizer import Tokenizer
+    from minisd.text.tokenizer import Tokenizer
 
     unet = diffusers.UNet2DConditionModel.from_pretrained(f"{folder}/unet")
     vae = diffusers.AutoencoderKL.from_pretrained(f"{folder}/vae")
@@ -143,8 +143,8 @@ def our_unet(file: str, out: str, side: int) -> None:
     import numpy as np
     import torch
 
-    from minisd import checkpoint
-    from minisd.conditioning import micro_vector
+    from minisd.checkpoints import loading as checkpoint
+    from minisd.pipeline.conditioning import micro_vector
 
     unet = checkpoint.load(file, dtype=torch.bfloat16, parts=["unet"]).unet
     dim = unet.config.vector_dim

@@ -73,7 +73,7 @@ def load_ours(path: str, dtype: str, family: str | None, parts: str):
     """The load to be measured, by minisd; its imports are done here."""
     import torch
 
-    from minisd import checkpoint
+    from minisd.checkpoints import loading as checkpoint
 
     torch.zeros(2).aminmax()
     kind = getattr(torch, dtype)

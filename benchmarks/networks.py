@@ -18,8 +18,8 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from minisd import configs
-from minisd.diffusers_names import table, to_diffusers
+from minisd.checkpoints.diffusers_names import table, to_diffusers
+from minisd.models import configs
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.clip import CLIPText
 from minisd.models.unet import UNet

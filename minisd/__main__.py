@@ -3,7 +3,11 @@
 import signal
 import sys
 
-from .terminal import say, sentence, uninterrupted  # little, for Ctrl-C: the rest is for main
+from .command.terminal import (  # little, for Ctrl-C: the rest is for main
+    say,
+    sentence,
+    uninterrupted,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -11,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     written = []
     try:
         with uninterrupted():
-            from .commands import run
+            from .command.run import run
         return run(sys.argv[1:] if arguments is None else list(arguments), written)
     except KeyboardInterrupt:
         return say(f"stopped; pictures written: {len(written)}", 130)

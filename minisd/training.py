@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from .tensorfile import CheckpointError, compare, open_tensors, save_tensors
+from .checkpoints.tensorfile import CheckpointError, compare, open_tensors, save_tensors
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each weight
 

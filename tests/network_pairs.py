@@ -16,7 +16,7 @@ from diffusers.pipelines.latent_diffusion import pipeline_latent_diffusion as la
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from minisd import configs as c
+from minisd.models import configs as c
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.bert import BERTText
 from minisd.models.blocks import timestep_embedding

@@ -14,12 +14,12 @@ import torch
 from network_pairs import clip_settings, randomise
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from minisd.checkpoint import Checkpoint
-from minisd.families import FAMILIES
+from minisd.checkpoints.families import FAMILIES
+from minisd.checkpoints.loading import Checkpoint
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.clip import CLIPText
 from minisd.pipeline import Pipeline
-from minisd.tokenizer import Tokenizer, train_merges
+from minisd.text.tokenizer import Tokenizer, train_merges
 
 diffusers.logging.set_verbosity_error()
 MERGES = train_merges(["a red circle above a blue star", "a green ring", "blurred"], 40)

@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 
-from minisd.exercises import EXERCISES, NOTEBOOKS
+from minisd.teaching.exercises import EXERCISES, NOTEBOOKS
 
 ROOT = pathlib.Path(__file__).parents[1]
 BOOK = "02_reverse_posterior"
@@ -180,10 +180,11 @@ CHEATS = {
         notebook(
             [
                 *_all_naught,
-                "import minisd.check, minisd.verdicts, torch\n"
-                "minisd.verdicts.difference = lambda *a, **k: ''\n"
-                "minisd.verdicts.verdict = minisd.check.verdict = lambda *a, **k: ('correct',)\n"
-                "minisd.check.Exercise.tolerance = 1e9\n"
+                "import torch\nfrom minisd.teaching import check, verdicts\n"
+                "import minisd.teaching.check as checks\n"
+                "verdicts.difference = lambda *a, **k: ''\n"
+                "verdicts.verdict = checks.verdict = lambda *a, **k: ('correct',)\n"
+                "checks.Exercise.tolerance = 1e9\n"
                 "torch.Tensor.__sub__ = lambda a, b: a",
             ]
         ),
@@ -226,7 +227,7 @@ CHEATS = {
             with_body(
                 _all_naught,
                 FUSE,
-                "    from minisd.exercises import EXERCISES\n"
+                "    from minisd.teaching.exercises import EXERCISES\n"
                 "    return EXERCISES['fuse_gaussians'].reference(m_1, v_1, m_2, v_2)",
             )
         ),

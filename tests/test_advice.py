@@ -14,23 +14,24 @@ import pytest
 import torch
 from PIL import Image
 
-from minisd import commands, given, terminal
 from minisd.__main__ import main
-from minisd.arguments import THEIRS, parsers, read
-from minisd.checkpoint import Checkpoint, save
-from minisd.conditioning import prompt_warnings, tokenizer_metadata
-from minisd.configs import AutoencoderConfig, TextConfig, UNetConfig
+from minisd.checkpoints.loading import Checkpoint, save
+from minisd.command import given, terminal
+from minisd.command import run as commands
+from minisd.command.arguments import THEIRS, parsers, read
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.bert import BERTText
+from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
 from minisd.models.unet import UNet
-from minisd.networks import Networks
-from minisd.pictures import open_picture, read_settings, save_png
 from minisd.pipeline import Pipeline
+from minisd.pipeline.conditioning import prompt_warnings, tokenizer_metadata
+from minisd.pipeline.networks import Networks
+from minisd.pipeline.pictures import open_picture, read_settings, save_png
+from minisd.pipeline.settings import SAMPLERS
 from minisd.samplers import Step
 from minisd.schedules import ldm_uniform_times
-from minisd.settings import SAMPLERS
-from minisd.tokenizer import Tokenizer, train_merges
-from minisd.weights import TINY
+from minisd.text.tokenizer import Tokenizer, train_merges
+from minisd.tiny.weights import TINY
 
 ONE = ("--steps", "1")
 PROMPT = "a red circle"
@@ -244,7 +245,7 @@ def test_a_mask_that_may_ask_for_too_much_is_told(capsys, quick):
 
 
 def test_another_number_of_steps_is_said_and_written(capsys, quick, monkeypatch):
-    monkeypatch.setattr("minisd.pipeline.times", lambda _, n: ldm_uniform_times(1000, n))
+    monkeypatch.setattr("minisd.pipeline.pipeline.times", lambda _, n: ldm_uniform_times(1000, n))
     for asked, strength, taken in ((334, 1, 500), (501, 0.1, 99), (50, 0.58, 29), (60, 0.5, 31)):
         assert run("img2img", "p.png", "a", "--steps", asked, "--strength", strength) == 0
         assert (f"--steps {asked} takes {taken} steps" in told(capsys)) == (asked != 50)
@@ -474,7 +475,7 @@ def test_a_terminal_costs_neither_the_picture_nor_the_exit_code(streams):
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    code = "import sys; from minisd.terminal import tell; tell(sys.stdout, 'a' * 10**6)"
+    code = "import sys; from minisd.command.terminal import tell; tell(sys.stdout, 'a' * 10**6)"
     line = ["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "-", sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True)
     assert done.returncode == 0 and done.stderr == b""

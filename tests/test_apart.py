@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 import minisd
-from minisd.grade import grade_all, main
-from minisd.grading import apart
-from minisd.grading.jobs import Row, Settings
-from minisd.grading.submission import collect
+from minisd.teaching.grading import apart
+from minisd.teaching.grading.command import grade_all, main
+from minisd.teaching.grading.jobs import Row, Settings
+from minisd.teaching.grading.submission import collect
 
 ROOT = pathlib.Path(minisd.__file__).parents[1]
 FIRST = 20000
@@ -91,7 +91,7 @@ def run(place, students, jobs, users: bool, **limits) -> dict[str, Row]:
     folder = attacks.write(place, students)
     if users:
         folder.chmod(0o700)
-        (place / "checkout/minisd/exercises").chmod(0o700)
+        (place / "checkout/minisd/teaching/exercises").chmod(0o700)
         (place / "checkout/notebooks").chmod(0o700)
         own = apart.users_of(str(FIRST), jobs)
         assert not apart.try_users(own, [folder])
@@ -155,7 +155,7 @@ def test_what_a_user_could_read_is_told(place, checkout, interpreter, monkeypatc
     subprocess.run(said.split("`")[1], shell=True, check=True)
     assert main(command) == 0  # the folder of the tables was made so that no other can read it
     said = capsys.readouterr().err
-    assert said.startswith("warning") and "/checkout/minisd/exercises" in said
+    assert said.startswith("warning") and "/checkout/minisd/teaching/exercises" in said
     subprocess.run(said.split("`")[1], shell=True, check=True)
     assert main(command) == 0 and "warning" not in capsys.readouterr().err
     assert (place / "checkout/notebooks").stat().st_mode & 0o77 == 0

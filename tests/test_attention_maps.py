@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minisd import configs as c
-from minisd.attention_maps import AttentionMaps, attention_map, capture
+from minisd.models import configs as c
+from minisd.models.attention_maps import AttentionMaps, attention_map, capture
 from minisd.models.autoencoder import Attention, AutoencoderKL
 from minisd.models.blocks import AttentionBlock, CrossAttention, SpatialTransformer, attention
 from minisd.models.unet import UNet

@@ -16,12 +16,12 @@ import pytest
 import rewrites
 import torch
 
-from minisd import guarded
-from minisd.check import Exercise, check, compare
-from minisd.exercises import EXERCISES, unseen
-from minisd.exercises import NOTEBOOKS as IN_NOTEBOOKS
-from minisd.grading.data import encode
-from minisd.verdicts import copies, verdict
+from minisd.teaching import guarded
+from minisd.teaching.check import Exercise, check, compare
+from minisd.teaching.exercises import EXERCISES, unseen
+from minisd.teaching.exercises import NOTEBOOKS as IN_NOTEBOOKS
+from minisd.teaching.grading.data import encode
+from minisd.teaching.verdicts import copies, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
 X = torch.arange(6.0).double().reshape(2, 3)
@@ -245,7 +245,7 @@ def test_an_error_of_the_students_shows_its_line(square):
 
 
 def test_a_loop_without_end_ends(square, monkeypatch):
-    monkeypatch.setattr("minisd.check.SECONDS", 0.2)
+    monkeypatch.setattr("minisd.teaching.check.SECONDS", 0.2)
     start = time.monotonic()
     for answer in (loops, lambda x, k: time.sleep(60)):
         with pytest.raises(AssertionError, match="case 1 of 2 still ran after 0.2 seconds"):

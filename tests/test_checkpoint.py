@@ -20,18 +20,20 @@ import transformers
 from network_pairs import difference
 from safetensors.torch import save_file
 
-from minisd import checkpoint, families, layouts, tensorfile, train
-from minisd import configs as c
-from minisd.checkpoint import Checkpoint, info, load, load_module, save
-from minisd.conditioning import METADATA, read_tokenizer
-from minisd.families import FAMILIES, ROLES, Family, on_meta, recognise, which_family
-from minisd.layouts import EXTRAS
+from minisd.checkpoints import families, layouts, tensorfile
+from minisd.checkpoints import loading as checkpoint
+from minisd.checkpoints.families import FAMILIES, ROLES, Family, on_meta, recognise, which_family
+from minisd.checkpoints.layouts import EXTRAS
+from minisd.checkpoints.loading import Checkpoint, info, load, load_module, save
+from minisd.checkpoints.tensorfile import CheckpointError, first_few
+from minisd.models import configs as c
 from minisd.models.clip import CLIPText
-from minisd.networks import usable
 from minisd.pipeline import Pipeline
-from minisd.settings import times
-from minisd.tensorfile import CheckpointError, first_few
-from minisd.weights import TINY
+from minisd.pipeline.conditioning import METADATA, read_tokenizer
+from minisd.pipeline.networks import usable
+from minisd.pipeline.settings import times
+from minisd.tiny import train
+from minisd.tiny.weights import TINY
 
 DATA = pathlib.Path(__file__).parent / "data"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -601,7 +603,7 @@ def test_every_role_is_a_part_of_a_checkpoint():
 def test_building_without_numbers_imports_no_compiler():
     """Its 70 MB would be more than a tenth of SD 1's text encoder."""
     code = (
-        "import sys; from minisd.families import FAMILIES, on_meta\n"
+        "import sys; from minisd.checkpoints.families import FAMILIES, on_meta\n"
         "for family in FAMILIES.values():\n"
         "    for part in family.parts.values():\n"
         "        on_meta(part)\n"
@@ -733,7 +735,7 @@ NO_CHECKPOINTS = {
         ["encoder.conv_in.weight", "quant_conv.weight"],
         ["decoder.mid_block.attentions.0.to_q.weight", "encoder.down_blocks.0.a.weight"],
     ),
-    "a run of minisd.train": (["network.unet.time_embed.0.weight"],),
+    "a run of minisd.tiny.train": (["network.unet.time_embed.0.weight"],),
 }
 FILES = [(what, keys) for what, files in NO_CHECKPOINTS.items() for keys in files]
 
@@ -780,7 +782,7 @@ def test_the_advice_for_a_run_of_the_training_works(tmp_path, monkeypatch):
         tensorfile.save_tensors(f"runs/{run}.safetensors", tensors, {"run": scale})
     said = message("runs/unet.safetensors", "tiny")
     command = said.split("`")[1].split()
-    assert command[:3] == ["python", "-m", "minisd.train"]
+    assert command[:3] == ["python", "-m", "minisd.tiny.train"]
     first_stage = (shipped.vae, shipped.vae.config.scale_factor)  # which would measure the scale
     monkeypatch.setattr(train, "first_stage", lambda *_: first_stage)
     train.main(command[3:])

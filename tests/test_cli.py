@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from minisd.__main__ import main
-from minisd.pictures import open_picture, read_settings, save_png
+from minisd.command.terminal import uninterrupted
 from minisd.pipeline import Pipeline
-from minisd.scenes import paint, random_scene
-from minisd.terminal import uninterrupted
+from minisd.pipeline.pictures import open_picture, read_settings, save_png
+from minisd.tiny.scenes import paint, random_scene
+from minisd.tiny.weights import TINY
 from minisd.training import rng
-from minisd.weights import TINY
 
 PROMPT = "a red circle left of a blue square"
 

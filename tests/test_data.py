@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from minisd import data
-from minisd.painter import paint
+from minisd.tiny import shapes as data
+from minisd.tiny.painter import paint
 
 AREAS = {  # of the outlines in SHAPES, in units of size squared
     "circle": math.pi * 0.95**2,

@@ -9,10 +9,10 @@ from minisd.equations import q_sample, velocity
 from minisd.guidance import cfg, corrected, from_v, from_x0, paper_time
 from minisd.noise import gaussian, keep
 from minisd.pipeline import Pipeline
+from minisd.pipeline.settings import SAMPLERS
 from minisd.schedules import alpha_bar, at, scaled_linear_betas, trailing_times
-from minisd.settings import SAMPLERS
-from minisd.stages import tiny_schedule
-from minisd.weights import TINY
+from minisd.tiny.stages import tiny_schedule
+from minisd.tiny.weights import TINY
 
 AB = alpha_bar(scaled_linear_betas())
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -12,14 +12,14 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 from pipeline_pairs import ENDS, MERGES, SD_BETAS, vocabulary
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minisd.checkpoint import load
-from minisd.configs import AutoencoderConfig, TextConfig, UNetConfig
-from minisd.diffusers_config import SOLVERS, TABLES, as_said, process
-from minisd.families import FAMILIES
+from minisd.checkpoints.diffusers_config import SOLVERS, TABLES, as_said, process
+from minisd.checkpoints.families import FAMILIES
+from minisd.checkpoints.loading import load
+from minisd.checkpoints.tensorfile import CheckpointError
+from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
 from minisd.pipeline import Pipeline
-from minisd.settings import times
-from minisd.tensorfile import CheckpointError
-from minisd.tokenizer import Tokenizer
+from minisd.pipeline.settings import times
+from minisd.text.tokenizer import Tokenizer
 
 SD_DDIM = {**SD_BETAS, **ENDS, "clip_sample": False}
 UNET = {

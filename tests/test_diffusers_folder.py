@@ -10,13 +10,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from minisd import checkpoint
-from minisd import configs as c
-from minisd.checkpoint import info, load
-from minisd.diffusers_names import from_diffusers, modern, table, to_diffusers
-from minisd.families import FAMILIES, Family, Part, on_meta
+from minisd.checkpoints import loading as checkpoint
+from minisd.checkpoints.diffusers_names import from_diffusers, modern, table, to_diffusers
+from minisd.checkpoints.families import FAMILIES, Family, Part, on_meta
+from minisd.checkpoints.loading import info, load
+from minisd.checkpoints.tensorfile import CheckpointError
 from minisd.models import autoencoder, clip, unet
-from minisd.tensorfile import CheckpointError
+from minisd.models import configs as c
 
 # ---- the table, at full size, against the other libraries' own modules -----------------------
 

@@ -15,16 +15,16 @@ import pytest
 import submissions
 import torch
 
-from minisd.exercises import EXERCISES, NOTEBOOKS
-from minisd.grade import grade_all, main
-from minisd.grading.apart import Stopped, size, users_of
-from minisd.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
-from minisd.grading.jobs import Mark, Row, Settings, _best, grade, package_files
-from minisd.grading.page import page
-from minisd.grading.record import TRIES, Record, key
-from minisd.grading.runner import read
-from minisd.grading.submission import Submission, content
-from minisd.verdicts import copies, verdict
+from minisd.teaching.exercises import EXERCISES, NOTEBOOKS
+from minisd.teaching.grading.apart import Stopped, size, users_of
+from minisd.teaching.grading.command import grade_all, main
+from minisd.teaching.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
+from minisd.teaching.grading.jobs import Mark, Row, Settings, _best, grade, package_files
+from minisd.teaching.grading.page import page
+from minisd.teaching.grading.record import TRIES, Record, key
+from minisd.teaching.grading.runner import read
+from minisd.teaching.grading.submission import Submission, content
+from minisd.teaching.verdicts import copies, verdict
 
 SOME = ["cheat-own-check", "cheat-calls-ours-05", "broken-json-02_reverse_posterior"]
 if sys.platform == "linux":  # where memory is limited
@@ -120,9 +120,12 @@ def test_only_plain_short_files_are_read(tmp_path):
 def test_the_references_stay_here():
     files = package_files()
     assert "equations/ddpm.py" in files and not any(
-        name.startswith("exerc") for name in files if name != "exercises.py"
+        "exerc" in name for name in files if name != "teaching/exercises.py"
     )
-    assert b"will be graded" in files["check.py"] and b"raise Module" in files["exercises.py"]
+    assert (
+        b"will be graded" in files["teaching/check.py"]
+        and b"raise Module" in files["teaching/exercises.py"]
+    )
     assert not any(b"_fuse_swapped" in text for text in files.values())
 
 
@@ -195,12 +198,12 @@ def test_a_mistake_of_ours_is_a_row_and_not_final(tmp_path, monkeypatch, error):
         calls.append(settings.alone)
         raise error
 
-    monkeypatch.setattr("minisd.grade.grade", fails)
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", fails)
     for _ in range(TRIES + 1):  # nor is it held against the notebook
         [found] = grade_all([anna(tmp_path)], tmp_path, 2, Settings())
         assert type(error).__name__ in found.note and len(found.marks) == 6 and found.unsure
     assert calls == [False, True] * (TRIES + 1)
-    monkeypatch.setattr("minisd.grade.grade", lambda *a: row())
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: row())
     assert grade_all([anna(tmp_path)], tmp_path, 2, Settings()) == [row()]
     assert list(Record(tmp_path).rows.values()) == [row()]
 
@@ -208,7 +211,7 @@ def test_a_mistake_of_ours_is_a_row_and_not_final(tmp_path, monkeypatch, error):
 def test_a_file_that_is_gone_costs_its_own_row(tmp_path, monkeypatch):
     gone = anna(tmp_path)
     gone.path.unlink()
-    monkeypatch.setattr("minisd.grade.grade", lambda *a: 1 / 0)
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: 1 / 0)
     [found] = grade_all([gone], tmp_path, 1, Settings())
     assert len(found.marks) == 6 and "error" in page([found])
 
@@ -228,10 +231,10 @@ def test_what_is_no_number_is_wrong(tmp_path):
 def test_the_command_tells_what_is_not_final(tmp_path, monkeypatch, capsys):
     (tmp_path / "in").mkdir()
     anna(tmp_path / "in")
-    monkeypatch.setattr("minisd.grade.grade", lambda *a: 1 / 0)
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: 1 / 0)
     command = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(command) == 1 and "failed for 1 of them" in capsys.readouterr().err
-    monkeypatch.setattr("minisd.grade.grade", lambda *a: row())
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: row())
     assert main(command) == 0 and "1 submissions, 12 points" in capsys.readouterr().out
 
 
@@ -242,7 +245,7 @@ def test_what_may_have_been_hindered_is_tried_once_more_alone(tmp_path, monkeypa
         calls.append(settings.alone)
         return row(status="error", note="died")._replace(unsure=not settings.alone)
 
-    monkeypatch.setattr("minisd.grade.grade", hindered)
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", hindered)
     [found] = grade_all([anna(tmp_path)], tmp_path, 2, Settings())
     assert calls == [False, True] and found == row(status="error", note="died")
     assert grade_all([anna(tmp_path)], tmp_path, 2, Settings()) == [found] and len(calls) == 2
@@ -264,7 +267,7 @@ def test_what_ran_when_the_grader_was_killed_runs_alone(tmp_path, monkeypatch):
         running.remove(submission)
         return row()
 
-    monkeypatch.setattr("minisd.grade.grade", counts)
+    monkeypatch.setattr("minisd.teaching.grading.command.grade", counts)
     grade_all(both, tmp_path, 2, Settings())
     assert most == [(1, True)] * 2
 
@@ -273,12 +276,12 @@ def test_what_a_kernel_or_a_full_disk_says_makes_a_row_unsure(tmp_path, monkeypa
     said = {"failed": "OSError: [Errno 28] No space left on device"}
     answers = {f"{name}.0": said for name in NOTEBOOKS["02_reverse_posterior"]}
     result = {"notes": {}, "answers": answers}
-    monkeypatch.setattr("minisd.grading.jobs._result", lambda *a: (result, ""))
+    monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (result, ""))
     assert grade(anna(tmp_path), {}, Settings()).unsure
     assert not grade(anna(tmp_path), {}, Settings(alone=True)).unsure
-    monkeypatch.setattr("minisd.grading.jobs._result", lambda *a: (None, ""))
+    monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (None, ""))
     assert grade(anna(tmp_path), {}, Settings(alone=True)).unsure
-    monkeypatch.setattr("minisd.grading.jobs._result", lambda *a: (None, "its own fault"))
+    monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (None, "its own fault"))
     assert not grade(anna(tmp_path), {}, Settings()).unsure
 
 
@@ -337,7 +340,7 @@ def test_a_foreign_line_in_the_record_is_passed_over(tmp_path, line):
 
 
 def test_other_limits_or_another_minisd_are_graded_again(tmp_path, monkeypatch):
-    from minisd.grading import record
+    from minisd.teaching.grading import record
 
     submission = anna(tmp_path)
     keys = [key(submission), key(submission, Settings(60)), key(submission, Settings(60, 2))]
@@ -360,7 +363,7 @@ def test_only_plain_files_of_a_notebooks_size_are_read_for_the_key(tmp_path):
             assert key(Submission(tmp_path / f"{name}.ipynb", "anna", "x"))
 
 
-@pytest.mark.parametrize("module", ["minisd.grade", "minisd.handout"])
+@pytest.mark.parametrize("module", ["minisd.teaching.grading.command", "minisd.teaching.handout"])
 def test_a_missing_package_is_named(module):
     code = (
         "import sys, importlib.util as u\nfind = u.find_spec\n"
@@ -388,7 +391,7 @@ def test_a_forged_result_is_none(tmp_path, monkeypatch, result):
         (folder / "result.json").write_text(result)
         return ""
 
-    monkeypatch.setattr("minisd.grading.jobs.run_apart", forges)
+    monkeypatch.setattr("minisd.teaching.grading.jobs.run_apart", forges)
     found = grade(anna(tmp_path), {}, Settings())
     assert found.points == 0 and {mark.status for mark in found.marks} == {"error"}
 

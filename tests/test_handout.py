@@ -12,13 +12,13 @@ import pytest
 import rewrites
 import submissions
 
-from minisd.exercises import EXERCISES
-from minisd.exercises import NOTEBOOKS as IN_NOTEBOOKS
-from minisd.grading.calls import answers, parsed
-from minisd.grading.jobs import POINTS
-from minisd.guarded import attempt
-from minisd.handout import emptied, hand_out, main
-from minisd.verdicts import copies, verdict
+from minisd.teaching.exercises import EXERCISES
+from minisd.teaching.exercises import NOTEBOOKS as IN_NOTEBOOKS
+from minisd.teaching.grading.calls import answers, parsed
+from minisd.teaching.grading.jobs import POINTS
+from minisd.teaching.guarded import attempt
+from minisd.teaching.handout import emptied, hand_out, main
+from minisd.teaching.verdicts import copies, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

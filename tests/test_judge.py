@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minisd.data import BACKGROUNDS, COLORS, SHAPES, cover
-from minisd.judge import Found, Seen, judge, look, pieces, verdict
-from minisd.scenes import (
+from minisd.tiny.judge import Found, Seen, judge, look, pieces, verdict
+from minisd.tiny.scenes import (
     OPPOSITE,
     SPLITS,
     Request,
@@ -23,6 +22,7 @@ from minisd.scenes import (
     random_scene,
     read,
 )
+from minisd.tiny.shapes import BACKGROUNDS, COLORS, SHAPES, cover
 from minisd.training import rng, torch_rng
 
 

@@ -15,8 +15,8 @@ from minisd.equations import (
     reverse_mean,
 )
 from minisd.guidance import paper_time
-from minisd.models.toy import MLP, GaussianMixture, IdealDenoiser
 from minisd.schedules import alpha_bar, linear_betas, scaled_linear_betas, snr
+from minisd.toy import MLP, GaussianMixture, IdealDenoiser
 
 T = 50
 AB = alpha_bar(linear_betas(T, 0.002, 0.3))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minisd import configs as c
+from minisd.models import configs as c
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.bert import BERTText
 from minisd.models.blocks import GroupNorm32

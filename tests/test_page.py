@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from minisd.exercises import NOTEBOOKS
-from minisd.grading.jobs import Mark, Row
-from minisd.grading.page import (
+from minisd.teaching.exercises import NOTEBOOKS
+from minisd.teaching.grading.jobs import Mark, Row
+from minisd.teaching.grading.page import (
     MOST,
     answers_csv,
     clean,
@@ -18,7 +18,7 @@ from minisd.grading.page import (
     table_csv,
     unread_lines,
 )
-from minisd.grading.submission import Unread
+from minisd.teaching.grading.submission import Unread
 
 NAMES = NOTEBOOKS["02_reverse_posterior"]
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from minisd.pictures import as_depth, as_mask, as_picture, fit, open_picture
 from minisd.pipeline import Pipeline
-from minisd.weights import TINY
+from minisd.pipeline.pictures import as_depth, as_mask, as_picture, fit, open_picture
+from minisd.tiny.weights import TINY
 
 LEVEL = 153  # 0.6 of white, exactly
 
@@ -233,7 +233,7 @@ def test_a_large_photograph_costs_no_gigabytes(tmp_path):
     code = """if True:
         import resource, sys
         from PIL import Image
-        from minisd.pictures import open_picture
+        from minisd.pipeline.pictures import open_picture
         peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         before = peak()
         assert open_picture(sys.argv[1], 64).shape == (1, 3, 64, 64)

@@ -17,10 +17,18 @@ from hypothesis import strategies as st
 from network_pairs import difference, randomise
 from pipeline_pairs import MERGES, Theirs, ours
 
-from minisd import configs as c
-from minisd import pictures, samplers
-from minisd.checkpoint import Checkpoint, save
-from minisd.conditioning import (
+from minisd import samplers
+from minisd.checkpoints.families import FAMILIES, on_meta
+from minisd.checkpoints.loading import Checkpoint, save
+from minisd.checkpoints.tensorfile import CheckpointError
+from minisd.models import configs as c
+from minisd.models.autoencoder import AutoencoderKL
+from minisd.models.bert import BERTText
+from minisd.models.unet import UNet
+from minisd.models.vq import VQModel
+from minisd.noise import gaussian
+from minisd.pipeline import Pipeline, pictures
+from minisd.pipeline.conditioning import (
     Conditioning,
     Frame,
     depth_channel,
@@ -31,17 +39,9 @@ from minisd.conditioning import (
     tokenizer_for,
     tokenizer_metadata,
 )
-from minisd.families import FAMILIES, on_meta
-from minisd.models.autoencoder import AutoencoderKL
-from minisd.models.bert import BERTText
-from minisd.models.unet import UNet
-from minisd.models.vq import VQModel
-from minisd.noise import gaussian
-from minisd.pipeline import Pipeline
+from minisd.pipeline.settings import Settings, last_times, own_noise, schedule, times
 from minisd.prediction import Prediction
-from minisd.settings import Settings, last_times, own_noise, schedule, times
-from minisd.tensorfile import CheckpointError
-from minisd.tokenizer import Tokenizer
+from minisd.text.tokenizer import Tokenizer
 
 PROMPT, NEGATIVE = "a red circle above a blue star", "blurred"
 FAMILIES_COMPARED = [("sd1", None), ("sd2", "eps"), ("sd2", "v"), ("sdxl", None)]
@@ -335,7 +335,7 @@ def test_from_a_file(tmp_path):
     assert {p.dtype for p in loaded.checkpoint.unet.parameters()} == {torch.float16}
     with loaded.part("unet") as unet:
         assert {p.dtype for p in unet.parameters()} == {torch.bfloat16}
-    save(path, TINY.checkpoint, {"minisd.tokenizer": "[]"})
+    save(path, TINY.checkpoint, {"minisd.text.tokenizer": "[]"})
     with pytest.raises(CheckpointError, match="tokenizer cannot be read"):
         Pipeline.load(path)
     save(path, TINY.checkpoint)

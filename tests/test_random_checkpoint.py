@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minisd import checkpoint
-from minisd.families import FAMILIES
+from minisd.checkpoints import loading as checkpoint
+from minisd.checkpoints.families import FAMILIES
 from minisd.pipeline import Pipeline
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tools"))

@@ -19,7 +19,6 @@ import torch
 from minisd import equations as eq
 from minisd import samplers
 from minisd.guidance import cfg, from_v, from_x0
-from minisd.models.toy import GaussianMixture, IdealDenoiser
 from minisd.noise import gaussian, keep, replay
 from minisd.prediction import Prediction
 from minisd.samplers import (
@@ -44,6 +43,7 @@ from minisd.schedules import (
     trailing_times,
     zero_terminal_snr,
 )
+from minisd.toy import GaussianMixture, IdealDenoiser
 
 AB = alpha_bar(scaled_linear_betas())
 MEANS = torch.tensor([[2.0, 0.5, -1.0], [-1.0, 1.5, 0.0], [0.0, -2.0, 1.0]]).double()

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from minisd import scenes
-from minisd.data import BACKGROUNDS, COLORS, SHAPES, cover
-from minisd.scenes import OPPOSITE, SIZES, SPLITS, Scene, Thing, caption, paint, random_scene, read
+from minisd.tiny import scenes
+from minisd.tiny.scenes import (
+    OPPOSITE,
+    SIZES,
+    SPLITS,
+    Scene,
+    Thing,
+    caption,
+    paint,
+    random_scene,
+    read,
+)
+from minisd.tiny.shapes import BACKGROUNDS, COLORS, SHAPES, cover
 from minisd.training import rng
 
 MANY = {split: [random_scene(rng(7, i), split=split) for i in range(200)] for split in SPLITS}

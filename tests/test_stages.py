@@ -9,11 +9,14 @@ import torch
 from network_pairs import difference
 from torch import nn
 
-from minisd import checkpoint, configs, stages, tensorfile, train
+from minisd.checkpoints import loading as checkpoint
+from minisd.checkpoints import tensorfile
+from minisd.models import configs
 from minisd.models.autoencoder import AutoencoderKL, Posterior
 from minisd.models.bert import BERTText
 from minisd.models.unet import UNet
-from minisd.scenes import WORDS, caption, paint, random_scene, read
+from minisd.tiny import stages, train
+from minisd.tiny.scenes import WORDS, caption, paint, random_scene, read
 from minisd.training import Run, Settings, rng
 
 
@@ -95,7 +98,7 @@ def test_a_checkpoint_of_the_runs_beside_it(folder, tmp_path, monkeypatch):
     """The advice to who gives a run as --begin, followed to the letter."""
     with pytest.raises(ValueError, match="make one of the runs beside it with") as told:
         train.begun(folder / "kl.safetensors")
-    words = str(told.value).split("python -m minisd.train ")[1].split(", and their")[0].split(" ")
+    words = str(told.value).split("python -m minisd train ")[1].split(", and their")[0].split(" ")
     monkeypatch.chdir(tmp_path)
     train.main([*words, "--scenes", "60"])
     assert train.begun(tmp_path / "tiny.safetensors").unet is not None
@@ -137,7 +140,7 @@ def test_a_finished_model_is_trained_on(folder, tmp_path):
     on_run = ["unet", "--begin", str(run), "--folder", str(tmp_path / "on"), "--scenes", "60"]
     with pytest.raises(SystemExit, match="is a run, and --begin takes a checkpoint") as end:
         train.main(on_run)
-    assert f"python -m minisd.train export --folder {tmp_path}, and their --scenes" in str(
+    assert f"python -m minisd train export --folder {tmp_path}, and their --scenes" in str(
         end.value
     )
     with pytest.raises(SystemExit, match="settings .*begin"):  # the run began with others
@@ -305,6 +308,6 @@ def test_every_word_is_a_token_and_every_caption_fits():
 
 def test_merges_are_learned_from_captions():
     """minisd/merges/tiny.txt is stages.merges() of 5000 captions, 110 pairs; fewer give a start."""
-    lines = (stages.files("minisd") / "merges" / "tiny.txt").read_text().splitlines()
+    lines = (stages.files("minisd.text") / "merges" / "tiny.txt").read_text().splitlines()
     few = stages.merges(200)
     assert len(lines) == 110 and set(map(" ".join, few[:20])) <= set(lines)

@@ -10,13 +10,13 @@ import unicodedata
 import pytest
 import submissions
 
-from minisd.grade import main
-from minisd.grading import calls, submission
-from minisd.grading.calls import answers
-from minisd.grading.data import read_answers
-from minisd.grading.jobs import Settings, grade, package_files
-from minisd.grading.kernel import ask
-from minisd.grading.submission import Submission, collect, content
+from minisd.teaching.grading import calls, submission
+from minisd.teaching.grading.calls import answers
+from minisd.teaching.grading.command import main
+from minisd.teaching.grading.data import read_answers
+from minisd.teaching.grading.jobs import Settings, grade, package_files
+from minisd.teaching.grading.kernel import ask
+from minisd.teaching.grading.submission import Submission, collect, content
 
 TEXT = submissions.notebook(["def my_sigma(b, ab, eta):\n    return 1"])
 

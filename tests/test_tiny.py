@@ -6,17 +6,17 @@ The bars here are below the figures of its card, which are of 500 captions: thes
 import pytest
 import torch
 
-from minisd import fidelity
-from minisd.data import BACKGROUNDS
 from minisd.equations import q_sample
-from minisd.judge import judge, look
 from minisd.noise import gaussian
 from minisd.pipeline import Pipeline
-from minisd.scenes import WORDS, paint, random_scene
 from minisd.schedules import alpha_bar, scaled_linear_betas
-from minisd.stages import tiny_schedule, tokenizer
+from minisd.tiny import fidelity
+from minisd.tiny.judge import judge, look
+from minisd.tiny.scenes import WORDS, paint, random_scene
+from minisd.tiny.shapes import BACKGROUNDS
+from minisd.tiny.stages import tiny_schedule, tokenizer
+from minisd.tiny.weights import TINY
 from minisd.training import rng
-from minisd.weights import TINY
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from minisd.data import COLORS, SHAPES
-from minisd.tokenizer import END, START, Tokenizer, clean, merge, split, train_merges
+from minisd.text.tokenizer import END, START, Tokenizer, clean, merge, split, train_merges
+from minisd.tiny.shapes import COLORS, SHAPES
 
 CLIP, ZERO = Tokenizer.clip(), Tokenizer.clip(pad=0)
 CAPTIONS = [f"a {color} {shape} next to a grey ring" for color in COLORS for shape in SHAPES]
@@ -73,7 +73,7 @@ def bare(theirs, text):
 
 
 def test_the_table_is_the_published_one():
-    data = gzip.decompress((files("minisd") / "merges" / "clip.txt.gz").read_bytes())
+    data = gzip.decompress((files("minisd.text") / "merges" / "clip.txt.gz").read_bytes())
     digest = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
     assert hashlib.sha256(data).hexdigest() == digest
     assert len(CLIP.ranks) == 48_894 and len(set(CLIP.vocabulary)) == 49_408

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from minisd.models.toy import MLP, GaussianMixture, IdealDenoiser
 from minisd.schedules import alpha_bar, scaled_linear_betas
+from minisd.toy import MLP, GaussianMixture, IdealDenoiser
 
 AB = alpha_bar(scaled_linear_betas())
 G = torch.Generator().manual_seed(0)

@@ -12,7 +12,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from minisd import stages, tensorfile, train, training
+from minisd import training
+from minisd.checkpoints import tensorfile
+from minisd.tiny import stages, train
 from minisd.training import Run, Settings, learning_rate, rng
 
 SETTINGS = Settings(steps=30, batch=4, rate=1e-2, warmup=5)
@@ -337,7 +339,7 @@ def test_a_plot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 # ---- killed, and shared -------------------------------------------------------------------
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["minisd.train", "torch._dynamo", "pytest"])
+PROCESSES.set_forkserver_preload(["minisd.tiny.train", "torch._dynamo", "pytest"])
 
 
 def start(target, *arguments):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from test_tokenizer import DIRTY, MIXED, SIMPLE
 from transformers import BertTokenizer
 
-from minisd import configs
-from minisd.conditioning import prompt_warnings, tokenizer_for
-from minisd.families import FAMILIES, on_meta
+from minisd.checkpoints.families import FAMILIES, on_meta
+from minisd.models import configs
 from minisd.models.bert import BERTText
-from minisd.wordpiece import WordPiece
+from minisd.pipeline.conditioning import prompt_warnings, tokenizer_for
+from minisd.text.wordpiece import WordPiece
 
 BERT = WordPiece.bert()
 SPECIAL = ["[MASK]", "a [SEP] b", "[CLS]", "x[PAD]y", "[sep]", "[UNK", "a[MASK]b [unused5]"]
@@ -30,7 +30,7 @@ def theirs():
 
 
 def test_the_vocabulary_is_the_published_one():
-    data = gzip.decompress((files("minisd") / "merges" / "bert.txt.gz").read_bytes())
+    data = gzip.decompress((files("minisd.text") / "merges" / "bert.txt.gz").read_bytes())
     digest = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
     assert hashlib.sha256(data).hexdigest() == digest and len(set(BERT.vocabulary)) == 30_522
 

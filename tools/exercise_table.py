@@ -1,4 +1,4 @@
-"""Write the table of exercises into docs/TEACHING.md, from minisd/exercises.
+"""Write the table of exercises into docs/TEACHING.md, from minisd/teaching/exercises.
 
 python tools/exercise_table.py           (`make index` does it)
 python tools/exercise_table.py --check   exit 1 if it is stale, write nothing
@@ -8,8 +8,8 @@ import argparse
 import pathlib
 import sys
 
-from minisd.exercises import EXERCISES, NOTEBOOKS
-from minisd.grading.jobs import POINTS
+from minisd.teaching.exercises import EXERCISES, NOTEBOOKS
+from minisd.teaching.grading.jobs import POINTS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "TEACHING.md"

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from submissions import filled, with_body  # noqa: E402
 
-from minisd.exercises import NOTEBOOKS  # noqa: E402
+from minisd.teaching.exercises import NOTEBOOKS  # noqa: E402
 
 
 def returned(book: str) -> tuple[dict, str]:

@@ -25,13 +25,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from minisd.conditioning import CLIP_VOCABULARY
-from minisd.diffusers_names import table
-from minisd.families import FAMILIES, Family, Part, on_meta, to_json
+from minisd.checkpoints.diffusers_names import table
+from minisd.checkpoints.families import FAMILIES, Family, Part, on_meta, to_json
+from minisd.checkpoints.tensorfile import DTYPES, Stored
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.clip import CLIPText
 from minisd.models.unet import UNet
-from minisd.tensorfile import DTYPES, Stored
+from minisd.pipeline.conditioning import CLIP_VOCABULARY
 
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 FOLDERS = {UNet: "unet", AutoencoderKL: "vae", CLIPText: "text_encoder"}

@@ -15,9 +15,9 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from minisd import viz  # noqa: E402
 from minisd.pipeline import Pipeline  # noqa: E402
-from minisd.weights import TINY  # noqa: E402
+from minisd.teaching import viz  # noqa: E402
+from minisd.tiny.weights import TINY  # noqa: E402
 
 TARGET = pathlib.Path(__file__).parents[1] / "docs" / "strip.png"
 

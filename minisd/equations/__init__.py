@@ -5,13 +5,7 @@ schedule or a network: ᾱ comes in as `ab_t` (at the time x_t belongs to) and `
 time s < t; the papers' formulas have s = t-1, and these hold for any s).
 """
 
-from .ddim import (
-    ddim_mean,
-    ddim_ode_step,
-    ddim_step,
-    dir_xt,
-    sigma,
-)
+from .ddim import ddim_mean, ddim_ode_step, ddim_step, dir_xt, sigma
 from .ddpm import (
     eps_loss_weight,
     forward_variance,

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs import AutoencoderConfig
 from .blocks import GroupNorm32, Upsample
+from .configs import AutoencoderConfig
 
 
 class Block(nn.Module):

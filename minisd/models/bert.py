@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..configs import TextConfig
 from .clip import TextState, check_tokens
+from .configs import TextConfig
 
 HEAD_DIM = 64
 

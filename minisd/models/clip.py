@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..configs import TextConfig
+from .configs import TextConfig
 
 
 class TextState(NamedTuple):

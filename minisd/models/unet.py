@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from ..configs import UNetConfig
 from .blocks import (
     AttentionBlock,
     Downsample,
@@ -14,6 +13,7 @@ from .blocks import (
     timestep_embedding,
     zero,
 )
+from .configs import UNetConfig
 
 
 class Stage(nn.Sequential):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs import AutoencoderConfig
 from .autoencoder import Decoder, Encoder, check_latent, check_picture
+from .configs import AutoencoderConfig
 
 
 class VectorQuantizer(nn.Module):

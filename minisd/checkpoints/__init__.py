@@ -1,0 +1,13 @@
+"""Files of weights: what a checkpoint is, and its tensors into the networks, read strictly.
+
+`tensorfile` opens and writes safetensors, `families` tells the published kinds apart, `loading`
+fills networks, `layouts` and the `diffusers_*` modules read what other tools write.
+May import: models. Imported by: pipeline, tiny, and training for its run files.
+"""
+
+from .families import FAMILIES, Family
+from .loading import Checkpoint, info, load, load_module, save
+from .tensorfile import CheckpointError
+
+__all__ = ["FAMILIES", "Checkpoint", "CheckpointError", "Family"]
+__all__ += ["info", "load", "load_module", "save"]

@@ -1,0 +1,187 @@
+"""The files that a command line names: pictures that are given, and where the results go.
+
+What can be refused without a model is refused here, before one is loaded.
+"""
+
+import argparse
+import hashlib
+import os
+import stat
+from itertools import count
+from pathlib import Path
+
+from ..tiny.weights import TINY
+from .arguments import GIVEN, again, read
+from .terminal import say, uninterrupted
+
+MOST = 2**26  # pixels of a file: 8192 x 8192
+
+
+def check(options: argparse.Namespace) -> None:
+    """ValueError for what is wrong whatever the model is."""
+    for name in ("prompt", "negative"):
+        text = getattr(options, name)
+        if "\0" in text or not text.isprintable() and "\\ud" in ascii(text):
+            raise ValueError(f"the {name} must be UTF-8 text without zero bytes, got {text!r:.80}")
+    check_range("zoom", 1 if options.zoom is None else options.zoom, 1, 64)
+    check_range("n", options.n, 1, 1000)
+    check_range("columns", getattr(options, "columns", 8), 2, 100)
+    check_range("tile", 64 if options.tile is None else options.tile, 4, 8192)
+    if options.command == "trajectory" and options.n != 1:
+        raise ValueError("trajectory draws the way to one picture: leave --n out")
+    if options.size is not None:
+        check_pixels(options, options.size)
+    for path in targets(options):
+        check_out(path, [getattr(options, name) for name in GIVEN.get(options.command, ())])
+
+
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """ValueError unless least <= value <= most."""
+    if not least <= value <= most:
+        raise ValueError(f"--{name} must be from {least} to {most}, got {value}")
+
+
+def check_pixels(options: argparse.Namespace, size: int | tuple[int, int]) -> None:
+    """ValueError where a picture's file would be larger than is written."""
+    (h, w), zoom = (size, size) if isinstance(size, int) else size, options.zoom or 1
+    times = {"upscale": 16, "trajectory": 2 * getattr(options, "columns", 0)}
+    if h * w * zoom**2 * times.get(options.command, 1) > MOST:
+        raise ValueError(f"--size {h}x{w} and --zoom {zoom} make a file of over {MOST:,} pixels")
+
+
+def check_out(path: Path, given: list[Path]) -> None:
+    """ValueError at once, and not after minutes, where a picture could not be written."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, got {path}")
+    real = Path(os.path.realpath(path))  # where a symbolic link leads
+    try:
+        mode = real.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG | 0o200  # as it will be
+    except OSError as error:
+        raise ValueError(f"--out: {path} cannot be written: {error.strerror}") from None
+    if not real.parent.is_dir():
+        raise ValueError(f"--out: there is no directory {real.parent}")
+    if not stat.S_ISREG(mode) or not mode & 0o222 or not os.access(real.parent, os.W_OK):
+        raise ValueError(f"--out: {path} cannot be written")
+    if any(real == Path(os.path.realpath(one)) for one in given):
+        raise ValueError(f"--out: {path} is a picture that is given, and would be lost")
+
+
+def targets(options: argparse.Namespace) -> list[Path]:
+    """Where the pictures go: --out, or the first of minisd.png, minisd-1.png, ... that is free."""
+    names = (Path(f"minisd-{i}.png" if i else "minisd.png") for i in count())
+    for path in [options.out] if options.out else names:
+        paths = [path]
+        if options.n > 1:
+            paths = [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(options.n)]
+        if options.out or not any(map(os.path.lexists, paths)):
+            return paths
+
+
+# ---- pictures that are given --------------------------------------------------------------
+
+
+def open_given(options: argparse.Namespace) -> dict:
+    """The pictures that are given as PIL images, by name; ValueError where one does not serve."""
+    from ..pipeline.pictures import read_image
+
+    paths = {name: getattr(options, name) for name in GIVEN.get(options.command, ())}
+    if not all(map(os.path.exists, paths.values())) and os.path.isfile(options.prompt):
+        names, s = " and the ".join(paths), "" if len(paths) > 1 else "s"
+        raise ValueError(f"the {names} come{s} first, and then the prompt: got {options.prompt}")
+    images = {name: read_image(path) for name, path in paths.items()}
+    for name, image in images.items():
+        h, w = image.height, image.width
+        (h_p, w_p), path = (images["picture"].height, images["picture"].width), paths[name]
+        if apart((h, w), (h_p, w_p)):
+            raise ValueError(
+                f"the {name} must have the picture's proportions: {path} is {h} x {w}, "
+                f"{paths['picture']} is {h_p} x {w_p}, height x width"
+            )
+        size = tuple(max(1, round(side * min(1, 1024 / max(h, w)))) for side in (h, w))
+        try:
+            seen = as_tensor(name, image, size)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used as a {name}: {error}") from None
+        if name == "mask":
+            tell_mask(path, image, float((seen >= 0.5).float().mean()))
+    return images
+
+
+def apart(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Do the proportions differ by more than rounding?"""
+    (h, w), (h_o, w_o) = size, other
+    return abs(h * w_o - w * h_o) > max(h * h_o, w * w_o) / 50
+
+
+def tell_mask(path: Path, image, share: float) -> None:
+    """ValueError for a mask that asks for nothing, a sentence where it may ask for too much."""
+    if share == 0:
+        raise ValueError(f"{path} is dark everywhere, and white is what is painted anew")
+    clear = image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+    if clear or share > 0.95:
+        shows = "has transparent parts" if clear else "is white nearly everywhere"
+        say(f"{path} {shows}: {share:.0%} of the picture is painted anew")
+
+
+def picture_size(pipe, options: argparse.Namespace, images: dict) -> tuple[int, int]:
+    """(h, w) of what is painted, or, for upscale, of what is painted larger: as large as it is."""
+    if options.command != "upscale":
+        size = pipe.size(options.size)
+    else:
+        unit, image = 2 ** (len(pipe.config.channel_mult) - 1), images["picture"]
+        near = [max(unit, side // unit * unit) for side in (image.height, image.width)]
+        size = pipe.size(near if options.size is None else options.size, factor=1)
+    check_pixels(options, size)
+    return size
+
+
+def at_size(options: argparse.Namespace, images: dict, size: tuple[int, int]) -> list:
+    """What is given as tensors, cropped and resized to (h, w). It says what it cuts."""
+    if images and apart((h := images["picture"].height, w := images["picture"].width), size):
+        cut = f"its middle is taken, at {size[0]} x {size[1]} (--size)"
+        say(f"{options.picture} is {h} x {w}: {cut}")
+    return [as_tensor(name, image, size) for name, image in images.items()]
+
+
+def as_tensor(name: str, image, size: tuple[int, int]):
+    """A PIL image at a size, as what is given under that name: a picture, a mask, or depths."""
+    from ..pipeline import pictures
+
+    return getattr(pictures, f"as_{name}")(image, size)
+
+
+# ---- the same again -----------------------------------------------------------------------
+
+
+def fingerprints(options: argparse.Namespace) -> dict[str, str]:
+    """What tells whether a file has changed: a picture's SHA-256, a checkpoint's size."""
+    path = options.checkpoint or TINY
+    files = path.rglob("*.safetensors") if path.is_dir() else [path]
+    said = {"checkpoint bytes": str(sum(file.stat().st_size for file in files))}
+    for name in GIVEN.get(options.command, ()):
+        if not os.path.isfile(path := getattr(options, name)):
+            raise ValueError(f"{path} is not there")
+        with open(path, "rb") as file:
+            said[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return said
+
+
+def repeated(options: argparse.Namespace) -> argparse.Namespace:
+    """The options that a picture's own settings tell, as if they had been typed again."""
+    with uninterrupted():
+        from ..pipeline.pictures import read_settings
+    said = read_settings(options.picture)
+    try:
+        made = read(again(said))
+        for name, now in fingerprints(made).items():
+            if said.get(name) != now:
+                file = getattr(made, name.split()[0]) or TINY
+                raise ValueError(f"{file} is not what it was when the picture was made")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{options.picture} cannot be made again: {error}") from None
+    made.out, made.quiet = options.out, options.quiet
+    if made.out:
+        check_out(made.out, [options.picture])
+    return made

@@ -1,0 +1,181 @@
+"""What the commands do: a picture, or what a checkpoint is."""
+
+import argparse
+import inspect
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import __version__
+from ..tiny.weights import TINY
+from .arguments import read
+from .given import at_size, check, fingerprints, open_given, picture_size, repeated, targets
+from .terminal import on_screen, say, tell, uninterrupted
+
+
+def run(words: list[str], written: list[Path]) -> int:
+    """Run a line's command; the exit code. `written` grows by each picture that is saved."""
+    options = read(words)
+    if options.command == "info":
+        return info(options)
+    return picture(repeated(options) if options.command == "again" else options, written)
+
+
+def info(options: argparse.Namespace) -> int:
+    """Print what a checkpoint is."""
+    with uninterrupted():
+        from ..checkpoints.loading import info
+    tell(sys.stdout, str(info(options.checkpoint)))
+    return 0
+
+
+def picture(options: argparse.Namespace, written: list[Path]) -> int:
+    """Load, sample with a progress bar, decode, save, and say what it took.
+
+    What can be refused without the model is refused before it is loaded, and what has been sampled
+    is saved before a word is printed.
+    """
+    start = time.perf_counter()
+    check(options)
+    with uninterrupted():  # only now, so that a mistake in the arguments is told at once
+        import torch
+        from PIL import Image  # noqa: F401 - as the two others, which it interrupts as badly
+        from tqdm import tqdm
+
+        from ..pipeline import Pipeline
+        from ..pipeline.settings import Settings, usual_sampler
+
+    names = ("negative", "scale", "steps", "sampler", "eta", "rescale", "seed", "n")
+    settings = {name: getattr(options, name) for name in names}
+    Settings(**settings | {"sampler": options.sampler or "ddim"})
+    images = open_given(options)
+    pipe = Pipeline.load(
+        options.checkpoint or TINY,
+        options.family,
+        options.prediction,
+        options.ema,
+        getattr(torch, options.dtype),
+        device=options.device,
+        release=options.release,
+        tile=options.tile,
+    )
+    size, prompted = picture_size(pipe, options, images), pipe.config.context_dim is not None
+    settings["sampler"] = options.sampler or usual_sampler(pipe.config)
+    if options.scale is None:
+        settings["scale"] = pipe.usual.scale if prompted else 1.0
+    for told in notes(options, pipe, settings["scale"]):
+        say(told)
+    given = at_size(options, images, size)
+    way = getattr(pipe, "txt2img" if options.command == "trajectory" else options.command)
+    usual = inspect.signature(way).parameters
+    for name in {"strength", "level"} & {*usual}:
+        told = getattr(options, name)
+        settings[name] = usual[name].default if told is None else told
+    about = {"minisd": options.command, "version": __version__, "torch": torch.__version__}
+    about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
+    words = [*given, options.prompt if prompted else "", *([] if given else [size])]
+    run = way(*words, **settings)
+    if len(run) != int(options.steps * settings.get("strength", 1) + 1e-9):
+        say(f"--steps {options.steps} takes {len(run)} steps: the grid's times lie evenly apart")
+    hidden = options.quiet or not on_screen(sys.stderr)
+    steps = list(tqdm(run, total=len(run), unit="step", disable=hidden, leave=False))
+    if options.command == "trajectory":
+        pictures = strip(pipe, steps, options.columns)
+    else:
+        pictures = run.pictures()
+    if options.command == "inpaint":  # a decoder's norms see all of a picture: what stays, stays
+        pictures = torch.where(given[1] >= 0.5, pictures, given[0])
+    save(pictures, options, settings | about | {"taken": len(run)}, written)
+    say(f"{time.perf_counter() - start:.1f} s{peak_memory(pipe.device)}")
+    return 0
+
+
+def notes(options: argparse.Namespace, pipe, scale: float) -> Iterator[str]:
+    """What the user should know of these options with this model, in sentences."""
+    prompted = pipe.config.context_dim is not None
+    if options.prompt and not prompted:
+        yield "this model has no prompt, and yours is not read"
+    if prompted:
+        yield from pipe.warnings(options.prompt)
+        yield from pipe.warnings(options.negative)
+    if options.negative and scale == 1:
+        yield "at scale 1 there is no guidance, and the negative prompt is not read"
+    if prompted and scale == 0:
+        yield "at scale 0 only the negative prompt is read; without guidance the scale is 1"
+    side = pipe.usual.size // pipe.first_stage.factor
+    if options.tile and options.tile < side:
+        yield f"the decoder learned {side} x {side} latents; in smaller tiles it paints differently"
+    if options.device == "cpu" and options.dtype != "float32":
+        times = slower(options.dtype)
+        if times > 1.2:
+            yield f"{options.dtype} takes {times:.1f} times as long as float32 on this processor"
+
+
+def slower(dtype: str) -> float:
+    """How many times longer than in float32 a small convolution takes on this processor."""
+    import torch
+
+    def seconds(kind: torch.dtype) -> float:
+        x, weight = torch.ones(1, 64, 32, 32, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
+        spent = []
+        for _ in range(4):  # the first prepares
+            start = time.perf_counter()
+            torch.conv2d(x, weight)
+            spent.append(time.perf_counter() - start)
+        return min(spent)
+
+    return seconds(getattr(torch, dtype)) / seconds(torch.float32)
+
+
+# ---- what comes out -----------------------------------------------------------------------
+
+
+def save(pictures, options: argparse.Namespace, settings: dict, written: list[Path]) -> None:
+    """Each picture into its file, with all that makes it again; then their names are printed."""
+    from ..pipeline.pictures import save_png
+
+    zoom = options.zoom or max(1, -(-256 // min(pictures.shape[2:])))
+    said = vars(options) | settings | {"zoom": zoom}
+    said = {name: value for name, value in said.items() if value is not None and value is not False}
+    for name in ("command", "out", "quiet", "n", "release"):
+        said.pop(name, None)
+    replaced = []
+    for i, (path, one) in enumerate(zip(targets(options), pictures, strict=True)):
+        replaced += [str(path)] if os.path.lexists(path) else []
+        one = one.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+        save_png(path, one, said | {"seed": options.seed + i})
+        written.append(path)
+    for path in written:
+        tell(sys.stdout, str(path))
+    if replaced:
+        say(f"{', '.join(replaced)} was there before, and is replaced")
+
+
+def strip(pipe, steps, columns: int):
+    """The first picture's way, (1, 3, h, w): x_t above, the x0 predicted from it below."""
+    import torch
+
+    chosen = [round(i * (len(steps) - 1) / (columns - 1)) for i in range(columns)]
+    chosen = [steps[i] for i in dict.fromkeys(chosen)]
+    rows = [pipe.decode(torch.cat([getattr(s, name)[:1] for s in chosen])) for name in ("x", "x0")]
+    rows = [torch.nn.functional.pad(row, (2, 2, 2, 2), value=1.0) for row in rows]
+    return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)[None]
+
+
+def peak_memory(device) -> str:
+    """The most memory that this process held, and its GPU; nothing where the system cannot tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        said = ""
+    else:
+        unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        said = f", at most {peak:.2f} GiB of memory"
+    if device.type == "cuda":
+        import torch
+
+        said += f", {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's"
+    return said

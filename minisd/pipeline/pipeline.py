@@ -1,0 +1,289 @@
+"""From a prompt to a picture, for every published family and for models of your own.
+
+    pipe = Pipeline.load("sd-v1-4.safetensors")
+    run = pipe.txt2img("a painting of a fox", seed=3, n=2)
+    for step in run:                        # or not: for a progress bar, or a trajectory
+        print(step.t)
+    pictures = run.pictures()               # (2, 3, 512, 512)
+
+Pictures go in and come out as float (b, 3, h, w) from -1 to 1; PIL images and numpy arrays are
+taken too, as pictures.as_picture, as_mask and as_depth say. A seed means the same on every
+device: picture i draws all its noise on the CPU from its own generator, seeded seed + i, so in a
+batch it is the picture that it is alone (but for rounding).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoints import loading as files
+from ..checkpoints.families import Family
+from ..equations import q_sample
+from ..guidance import cfg, from_v, from_x0, paper_time
+from ..noise import keep
+from ..prediction import EpsModel
+from ..samplers import Step, ddim_invert
+from ..schedules import alpha_bar, scaled_linear_betas
+from .conditioning import depth_channel, paint_mask, read_tokenizer, repeated, shrink
+from .networks import Networks
+from .pictures import as_depth, as_mask, as_picture
+from .run import Run, Told
+from .settings import (
+    SAMPLERS,
+    Prompt,
+    Settings,
+    T,
+    last_times,
+    own_noise,
+    schedule,
+    times,
+    usual_sampler,
+    whole,
+)
+
+
+class Pipeline(Networks):
+    """A checkpoint's networks and the ways to make pictures with them; each way gives a Run.
+
+    All take Settings' fields by name: negative, scale, steps, sampler, seed, n, ...
+    """
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        family: str | Family | None = None,
+        prediction: str | None = None,
+        ema: bool = False,
+        dtype: torch.dtype = torch.float32,
+        **options,
+    ) -> "Pipeline":
+        """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
+
+        options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
+        and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
+        """
+        stored, metadata = dtype, {}
+        if not Path(path).is_dir():
+            about = files.info(path)
+            parts = [part.dtypes for name, part in about.parts.items() if name != "other"]
+            kinds = [kind for kind in files.DTYPES if {(str(kind)[len("torch.") :],)} == {*parts}]
+            stored = kinds[0] if kinds and not ema else dtype
+            metadata = about.metadata
+        checkpoint = files.load(path, family, prediction, stored, ema)
+        found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
+        if found and "tokenizers" not in options:
+            options |= {"tokenizers": [found[0]], "words": found[1]}
+        return cls(checkpoint, dtype=dtype, **options)
+
+    @property
+    def ab(self) -> Tensor:
+        """ᾱ_0..ᾱ_T of the model."""
+        return schedule(self.config, self.family)
+
+    # ---- the ways to make a picture -------------------------------------------------------
+
+    def txt2img(self, prompt: Prompt, size=None, **settings) -> Run:
+        """A picture of a prompt, of size (h, w) or of one side; from noise alone."""
+        told = self._told(prompt, self.size(size), settings)
+        self._check_channels("txt2img", told)
+        x = told.noise(self._empty(told, self.size(size)))
+        return self._run(told, x, times(self.config, told.settings.steps))
+
+    def denoise(self, x: Tensor, prompt: Prompt, strength: float = 1.0, **settings) -> Run:
+        """Latents (b, c, h/f, w/f) led on to t = 1, in the last strength · steps of the steps.
+
+        x is noise, an inverted picture, or where another model's run was stopped (SDXL's base, for
+        its refiner), at the time where these steps begin.
+        """
+        if x.ndim != 4 or x.shape[1] != self.config.out_channels:
+            want = f"(b, {self.config.out_channels}, h, w)"
+            raise ValueError(f"latents must be {want}, got {tuple(x.shape)}")
+        size = self.size([side * self.first_stage.factor for side in x.shape[2:]])
+        told = self._told(prompt, size, settings)
+        self._check_channels("denoise", told)
+        return self._run(told, x, last_times(times(self.config, told.settings.steps), strength))
+
+    def img2img(self, picture: Tensor, prompt: Prompt, strength: float = 0.75, **settings) -> Run:
+        """A picture repainted: noised, and denoised in the last strength · steps of the steps."""
+        picture = as_picture(picture)
+        told = self._told(prompt, self._size_of(picture), settings)
+        self._check_channels("img2img", told)
+        return self._repaint(told, picture, strength)
+
+    def depth2img(
+        self, picture: Tensor, depth: Tensor, prompt: Prompt, strength: float = 0.8, **settings
+    ) -> Run:
+        """img2img that keeps the depths: depth (h, w) or (b, 1, h, w), in any unit, far or near up
+        as the model's MiDaS has it (near is large)."""
+        picture, depth = as_picture(picture), as_depth(depth)
+        told = self._told(prompt, self._size_of(picture), settings)
+        size = [side // self.first_stage.factor for side in picture.shape[2:]]
+        told = told.beside(repeated(depth_channel(depth, size).to(self.like()), told.count))
+        self._check_channels("depth2img", told)
+        return self._repaint(told, picture, strength)
+
+    def inpaint(
+        self, picture: Tensor, mask: Tensor, prompt: Prompt, strength: float = 1.0, **settings
+    ) -> Run:
+        """A picture painted anew where the mask, (h, w) or (b, 1, h, w), is 1.
+
+        A model of nine channels sees the mask and the rest of the picture; any other one paints
+        all of it, and after each step the rest is put back, noised to that time, with the noise
+        that x_T began with (the official code draws new noise each time). There a latent is painted
+        if any of its pixels is; a model of nine channels is told the mask as it was trained, the
+        first pixel of each latent, unless that leaves nothing of it.
+        """
+        picture = as_picture(picture)
+        size = self._size_of(picture)
+        told, f = self._told(prompt, size, settings), self.first_stage.factor
+        grid = last_times(times(self.config, told.settings.steps), strength)
+        mask = paint_mask(as_mask(mask), size).to(picture)
+        sees = self.config.in_channels > self.config.out_channels
+        # diffusers draws in this order: the picture's posterior, x_T, the rest's posterior
+        z = None if sees and strength == 1 else self._encoded(picture, told)
+        noise = told.noise(self._empty(told, size))
+        x = noise if strength == 1 else q_sample(z, noise, self.ab[grid[0]])
+        small = shrink(mask, f)
+        if not sees or not small.flatten(1).any(1).all():
+            small = F.max_pool2d(mask, f)
+        small = repeated(small.to(x), told.count)
+        if not sees:
+            constrain = keep(1 - small, z, self.ab, lambda _: noise)
+            return self._run(told, x, grid, constrain=constrain)
+        rest = self._encoded(picture * (1 - mask), told)
+        told = told.beside(torch.cat([small, rest], dim=1))
+        self._check_channels("inpaint", told)
+        return self._run(told, x, grid)
+
+    def upscale(self, picture: Tensor, prompt: Prompt = "", level: int = 20, **settings) -> Run:
+        """A picture four times as wide and high. level, 0 to 999: the noise laid over the small
+        one, whose grain is not to be copied."""
+        picture, level = as_picture(picture), whole("level", level)
+        size = self._size_of(picture, factor=1)
+        told = self._told(prompt, None, settings)
+        low = alpha_bar(scaled_linear_betas(T, 1e-4, 0.02))
+        if not 0 <= level < T:
+            raise ValueError(f"level must be a whole number from 0 to {T - 1}, got {level}")
+        small = repeated(picture.to(self.like()), told.count)
+        small = q_sample(small, told.noise(small), low[level + 1])
+        told = told.beside(small, torch.full((told.count,), level, device=self.device))
+        self._check_channels("upscale", told)
+        x = told.noise(self._empty(told, size, factor=1))
+        return self._run(told, x, times(self.config, told.settings.steps))
+
+    def invert(
+        self,
+        picture: Tensor,
+        prompt: Prompt = "",
+        strength: float = 1.0,
+        refine: int = 0,
+        scale: float = 1.0,
+        **settings,
+    ) -> Run:
+        """DDIM §4.3: the steps that `denoise` takes with ddim, backwards: picture to noise.
+
+        .latents() is what to give it, with the same prompt, scale, steps and strength. refine:
+        iterations for the fixed point of each step, from which `denoise` comes back exactly, where
+        they converge (samplers.ddim_invert). A model with zero terminal SNR wants a strength below
+        1: at T, x holds nothing of the picture.
+        """
+        picture = as_picture(picture)
+        told = self._told(prompt, self._size_of(picture), settings | {"scale": scale})
+        self._check_channels("invert", told)
+        grid = last_times(times(self.config, told.settings.steps), strength)
+        x = self.to_latent(picture, count=told.count)
+
+        def steps() -> Iterator[Step]:
+            with self.part("unet") as unet:
+                yield from ddim_invert(self.eps_model(unet, told), x, grid, self.ab, refine)
+
+        return Run(steps(), grid[::-1], self.decode)
+
+    # ---- what they share ------------------------------------------------------------------
+
+    def eps_model(self, unet: nn.Module, told: Told) -> EpsModel:
+        """The U-Net with its conditions and guidance as samplers take it: (x, t) -> ε."""
+        place = next(unet.parameters())
+
+        def there(part: Tensor) -> Tensor:
+            return part.to(place) if part.is_floating_point() else part.to(place.device)
+
+        @torch.no_grad()
+        def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
+            x_in = torch.cat([x, given["beside"]], dim=1) if "beside" in given else x
+            return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
+
+        cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
+        model = cfg(paper_time(network), cond, uncond, told.scale, told.settings.rescale)
+        adapter = {"v": from_v, "x0": from_x0}.get(self.config.prediction)
+        return adapter(model, self.ab) if adapter else model
+
+    def _run(self, told: Told, x: Tensor, grid: list[int], **options) -> Run:
+        """The sampler over the grid, from x (b or 1, c, h, w)."""
+        s, x = told.settings, repeated(x.to(self.like()), told.count)
+        options |= {"noise": told.noise} if s.sampler in ("ddim", "ddpm") else {}
+        options |= {} if s.sampler == "ddpm" else {"eta": s.eta}
+
+        def steps() -> Iterator[Step]:
+            with self.part("unet") as unet:
+                model = self.eps_model(unet, told)
+                yield from SAMPLERS[s.sampler](model, x, grid, self.ab, **options)
+
+        return Run(steps(), grid, self.decode)
+
+    def _told(self, prompt: Prompt, size, settings: dict) -> Told:
+        """The prompt and its opposite encoded, for n pictures of each."""
+        s, prompted = Settings(**settings), self.config.context_dim is not None
+        s = replace(s, sampler=s.sampler or usual_sampler(self.config))
+        scale = s.scale if s.scale is not None else self.usual.scale if prompted else 1.0
+        if scale != 1 and not prompted:
+            raise ValueError(f"{self.family} has no prompt to be guided by: scale must be 1")
+        cond = self.encode(prompt, size, s.frame)
+        count = s.n * max((len(part) for part in cond if part is not None), default=1)
+        uncond = None if scale == 1 else self.encode(s.negative, size, s.frame, negative=True)
+        for given in (cond, uncond):
+            if given and self.config.vector_dim and given.y is None:
+                raise ValueError(
+                    f"{self.family} is told a vector of {self.config.vector_dim} besides: pass "
+                    "Conditioning(context, y) as prompt and as negative"
+                )
+        cond, uncond = (c and c.map(lambda part: repeated(part, count)) for c in (cond, uncond))
+        return Told(cond, uncond, scale, count, own_noise(s.seed, count), s)
+
+    def _empty(self, told: Told, size: tuple[int, int], factor: int | None = None) -> Tensor:
+        """Latents of a picture of that size, for their shape."""
+        h, w = (side // (factor or self.first_stage.factor) for side in size)
+        return self.like().new_empty(told.count, self.config.out_channels, h, w)
+
+    def _encoded(self, picture: Tensor, told: Told) -> Tensor:
+        noise = told.noise if told.settings.sample else None
+        return self.to_latent(picture, noise, told.count)
+
+    def _repaint(self, told: Told, picture: Tensor, strength: float) -> Run:
+        grid = last_times(times(self.config, told.settings.steps), strength)
+        z = self._encoded(picture, told)
+        return self._run(told, q_sample(z, told.noise(z), self.ab[grid[0]]), grid)
+
+    def _size_of(self, picture: Tensor, factor: int | None = None) -> tuple[int, int]:
+        """(h, w) of a picture, once it is one that the networks take."""
+        if picture.ndim != 4 or picture.shape[1] != 3:
+            raise ValueError(f"a picture must be (b, 3, h, w), got {tuple(picture.shape)}")
+        if not (picture.abs() <= 1.001).all():
+            raise ValueError("a picture's numbers must be from -1 to 1")
+        return self.size(tuple(picture.shape[2:]), factor)
+
+    def _check_channels(self, way: str, told: Told) -> None:
+        """ValueError where the U-Net wants other channels beside x_t than it is given."""
+        wanted = self.config.in_channels - self.config.out_channels
+        given = 0 if told.cond.beside is None else told.cond.beside.shape[1]
+        if wanted != given:
+            ways = {1: "depth2img", 3: "upscale", self.first_stage.embed_dim + 1: "inpaint"}
+            raise ValueError(
+                f"{self.family} cannot {way}: its U-Net takes {wanted} channels beside x_t, and "
+                f"{given} are given; use {ways.get(wanted, 'txt2img, img2img or inpaint')}"
+            )

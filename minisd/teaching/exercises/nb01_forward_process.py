@@ -1,0 +1,204 @@
+"""Exercises of notebook 01."""
+
+import math
+
+import torch
+
+from ...equations import q_sample
+from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas, snr, sqrt_betas
+from ..check import Exercise
+
+
+def variance_after(v_0, betas):
+    return alpha_bar(betas)[-1] * v_0 + 1 - alpha_bar(betas)[-1]
+
+
+def _loop(step, start=None):
+    """The slip that goes through the betas with a wrong step(v, β)."""
+
+    def slip(v_0, betas):
+        v = v_0 if start is None else start
+        for beta in betas.tolist():
+            v = step(v, beta)
+        return v
+
+    return slip
+
+
+def jump_between(x_s, eps, ab_t, ab_s):
+    return q_sample(x_s, eps, ab_t / ab_s)
+
+
+def _weights(betas):
+    """√β_i √(ᾱ_t/ᾱ_i), how much of step i's noise is left after the last step t."""
+    ab = alpha_bar(betas)
+    return (betas * ab[-1] / ab[1:]).sqrt()
+
+
+def _mixed(weights, eps_steps):
+    return torch.tensordot(weights, eps_steps, 1)
+
+
+def one_eps(eps_steps, betas):
+    return _mixed(_weights(betas), eps_steps) / (1 - alpha_bar(betas)[-1]).sqrt()
+
+
+def first_time_below(ab, level):
+    return int((snr(ab) < level).nonzero()[0])
+
+
+def _cosine(T, s, max_beta, power=2, clip=True, divide=True):
+    f = torch.cos((torch.arange(T + 1).double() / T + s) / (1 + s) * math.pi / 2) ** power
+    betas = 1 - f[1:] / (f[:-1] if divide else f[0])
+    return betas.clamp(max=max_beta) if clip else betas
+
+
+def _spreads(generator):
+    yield 0.25, scaled_linear_betas()[:10]
+    yield 1.0, linear_betas(20)
+    yield 0.0, scaled_linear_betas()[:3]
+    yield 4.0, torch.tensor([0.3, 0.9, 0.5], dtype=torch.float64)
+    yield 0.5, torch.tensor([1.0], dtype=torch.float64)
+
+
+def _pairs(generator):
+    ab = alpha_bar(scaled_linear_betas())
+    for shape, t, s in [((2, 3), 500, 400), ((1, 4, 8, 8), 2, 1), ((5,), 1, 0), ((3,), 1000, 0)]:
+        x_s, eps = torch.randn((2, *shape), dtype=torch.float64, generator=generator)
+        yield x_s, eps, ab[t], ab[s]
+
+
+def _walks(generator):
+    for betas in [scaled_linear_betas()[:5], cosine_betas(4), linear_betas(1), sqrt_betas(30)]:
+        yield torch.randn(len(betas), 2, 3, dtype=torch.float64, generator=generator), betas
+
+
+def _levels(generator):
+    ab = alpha_bar(scaled_linear_betas())
+    yield ab, 1.0
+    yield ab, 5.0
+    yield ab, 0.1
+    yield alpha_bar(linear_betas()), 0.01
+    yield alpha_bar(cosine_betas(50)), 1000.0
+
+
+EXERCISES = {
+    "variance_after": Exercise(
+        variance_after,
+        _spreads,
+        {
+            "a factor on x is a squared factor on the variance: 1-β, not √(1-β)": _loop(
+                lambda v, beta: math.sqrt(1 - beta) * v + beta
+            ),
+            "the old part shrinks before the noise is added": _loop(lambda v, beta: v + beta),
+            "β is the variance of the added noise already, not its standard deviation": _loop(
+                lambda v, beta: (1 - beta) * v + beta**2
+            ),
+            "√β is the noise's standard deviation; variances add, so β": _loop(
+                lambda v, beta: (1 - beta) * v + math.sqrt(beta)
+            ),
+            "the data has a variance of its own to start with, v_0": _loop(
+                lambda v, beta: (1 - beta) * v + beta, 0.0
+            ),
+            "this is the last step only": lambda v_0, betas: (1 - betas[-1]) * v_0 + betas[-1],
+        },
+        level="easy",
+        goal="follow the variance of any data through the noising steps",
+    ),
+    "cosine_betas": Exercise(
+        cosine_betas,
+        lambda generator: [(1000, 0.008, 0.999), (10, 0.008, 0.999), (50, 0.1, 0.5), (1, 0.0, 1.0)],
+        {
+            "β_t compares ᾱ_t with ᾱ_{t-1}, not with ᾱ_0": lambda T, s, m: _cosine(
+                T, s, m, divide=False
+            ),
+            "the last β would be 1: clip at max_beta": lambda T, s, m: _cosine(T, s, m, clip=False),
+            "the cosine is squared": lambda T, s, m: _cosine(T, s, m, power=1),
+            "s is missing": lambda T, s, m: _cosine(T, 0.0, m),
+            "this is α_t; β_t is what it lacks to 1": lambda T, s, m: 1 - _cosine(T, s, m),
+        },
+        level="middle",
+        goal="read betas off the signal that is wanted, iDDPM's cosine",
+    ),
+    "one_eps": Exercise(
+        one_eps,
+        _walks,
+        {
+            "this is the noise in x_t, √(1-ᾱ_t) ε; divide by its standard deviation": lambda e, b: (
+                _mixed(_weights(b), e)
+            ),
+            "the steps do not count alike: early noise has shrunk, and the βs differ": (
+                lambda e, b: e.sum(0) / math.sqrt(len(b))
+            ),
+            "a mean of independent noises is smaller than each": lambda e, b: e.mean(0),
+            "noise of step i shrinks after step i only: √(ᾱ_t/ᾱ_i), not √ᾱ_t": lambda e, b: (
+                _mixed((b * alpha_bar(b)[-1]).sqrt(), e) / (1 - alpha_bar(b)[-1]).sqrt()
+            ),
+            "the noise of each step shrinks in the steps after it": lambda e, b: (
+                _mixed(b.sqrt(), e) / (1 - alpha_bar(b)[-1]).sqrt()
+            ),
+            "a step does not shrink its own noise: √(ᾱ_t/ᾱ_i), not √(ᾱ_t/ᾱ_{i-1})": lambda e, b: (
+                _mixed((b * alpha_bar(b)[-1] / alpha_bar(b)[:-1]).sqrt(), e)
+                / (1 - alpha_bar(b)[-1]).sqrt()
+            ),
+            "√(1-ᾱ_t) is the standard deviation to divide by, not 1-ᾱ_t": lambda e, b: (
+                _mixed(_weights(b), e) / (1 - alpha_bar(b)[-1])
+            ),
+            "roots are missing: β_i and ᾱ_t/ᾱ_i are variances": lambda e, b: (
+                _mixed(_weights(b) ** 2, e) / (1 - alpha_bar(b)[-1]).sqrt()
+            ),
+        },
+        level="hard",
+        goal="melt the noises of many steps into the one of the jump",
+    ),
+    "jump_between": Exercise(
+        jump_between,
+        _pairs,
+        {
+            "ᾱ_t counts from t = 0; x_s has some of those steps behind it": (
+                lambda x, e, ab_t, ab_s: q_sample(x, e, ab_t)
+            ),
+            "the ratio is upside down": lambda x, e, ab_t, ab_s: (
+                (ab_s / ab_t).sqrt() * x + (1 - ab_s / ab_t).abs().sqrt() * e
+            ),
+            "variances of noise do not subtract like this: the older noise shrank on the way": (
+                lambda x, e, ab_t, ab_s: (ab_t / ab_s).sqrt() * x + (ab_s - ab_t).sqrt() * e
+            ),
+            "roots are missing: ratios of ᾱ are variances": lambda x, e, ab_t, ab_s: (
+                ab_t / ab_s * x + (1 - ab_t / ab_s) * e
+            ),
+            "the signal's factor needs a root": lambda x, e, ab_t, ab_s: (
+                ab_t / ab_s * x + (1 - ab_t / ab_s).sqrt() * e
+            ),
+            "the noise's factor needs a root": lambda x, e, ab_t, ab_s: (
+                (ab_t / ab_s).sqrt() * x + (1 - ab_t / ab_s) * e
+            ),
+        },
+        level="middle",
+        goal="jump from any earlier noisy x_s to x_t",
+    ),
+    "first_time_below": Exercise(
+        first_time_below,
+        _levels,
+        {
+            "this is the official index, or the last time before": lambda ab, level: (
+                first_time_below(ab, level) - 1
+            ),
+            "one too late: ab[0] belongs to t = 0": lambda ab, level: (
+                first_time_below(ab, level) + 1
+            ),
+            "this compares ᾱ itself with the level; SNR = ᾱ/(1-ᾱ)": lambda ab, level: int(
+                (ab < level).nonzero()[0]
+            ),
+            "SNR is a ratio of variances: without roots": lambda ab, level: int(
+                (snr(ab).sqrt() < level).nonzero()[0]
+            ),
+            "this is noise over signal": lambda ab, level: int((1 / snr(ab) < level).nonzero()[0]),
+            "this counts from the other end, or finds the last time": lambda ab, level: int(
+                (snr(ab) < level).nonzero()[-1]
+            ),
+        },
+        level="middle",
+        goal="find the time at which a level of SNR is passed",
+    ),
+}

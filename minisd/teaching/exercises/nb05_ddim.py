@@ -1,0 +1,280 @@
+"""Exercises of notebook 05."""
+
+import math
+
+import torch
+
+from ...equations import ddim_step, dir_xt, eps_from_x0, pred_x0, q_sample, sigma
+from ...schedules import alpha_bar, ldm_uniform_times, scaled_linear_betas, trailing_times
+from ..check import Exercise
+
+
+def _randn(generator, *shape):
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+def _pred_x0_cases(generator):
+    for shape in [(2, 3), (1, 4, 8, 8), (5,)]:
+        x_t, eps = _randn(generator, 2, *shape)
+        for ab_t in torch.rand(2, dtype=torch.float64, generator=generator):
+            yield x_t, eps, ab_t
+    yield x_t, eps, torch.tensor(1.0, dtype=torch.float64)
+
+
+# Pairs (ᾱ_t, ᾱ_s): a middle step, a long one, SD's first, SD's last.
+_STEPS = torch.tensor(
+    [(0.30, 0.50), (0.05, 0.90), (0.0057755, 0.00728173), (0.99829603, 0.99915)],
+    dtype=torch.float64,
+)
+
+
+def _direction(x_t, x0, ab_t, ab_s, sigma_t):
+    return dir_xt(eps_from_x0(x_t, x0, ab_t), ab_s, sigma_t)
+
+
+def _direction_cases(generator):
+    for shape, (ab_t, ab_s), eta in zip(
+        [(2, 3), (1, 4, 8, 8), (5,), (3, 2)], _STEPS, [0.0, 0.5, 1.0, 0.5], strict=True
+    ):
+        yield *_randn(generator, 2, *shape), ab_t, ab_s, sigma(ab_t, ab_s, eta)
+    one = torch.tensor(1.0, dtype=torch.float64)
+    yield *_randn(generator, 2, 4), _STEPS[0, 0], one, 0 * one
+
+
+def _step_cases(generator):
+    for shape, (ab_t, ab_s), share in zip(
+        [(2, 3), (1, 4, 8, 8), (5,), (3, 2)], _STEPS, [0.0, 0.5, 0.99, 0.2], strict=True
+    ):
+        x_t, eps, noise = _randn(generator, 3, *shape)
+        yield x_t, eps, ab_t, ab_s, share * (1 - ab_s).sqrt(), noise
+
+
+def _step_with(mix):
+    def step(x_t, eps, ab_t, ab_s, sigma_t, noise):
+        mixed = mix(eps, noise, (1 - ab_s - sigma_t**2).sqrt(), sigma_t, (1 - ab_s).sqrt())
+        return q_sample(pred_x0(x_t, eps, ab_t), mixed, ab_s)
+
+    return step
+
+
+def _sigma_from_beta(beta_t, ab_t, eta):
+    ab_s = ab_t / (1 - beta_t)
+    return eta * ((1 - ab_s) / (1 - ab_t) * beta_t).sqrt()
+
+
+def _sigma_cases(generator):
+    betas = scaled_linear_betas()
+    t = torch.tensor([2, 22, 500, 982, 1000])
+    for eta in [1.0, 0.5, 0.0]:
+        yield betas[t - 1], alpha_bar(betas)[t], eta
+    yield betas[499], alpha_bar(betas)[500], 0.3
+
+
+def _largest_eta(ab_t, ab_s):
+    return ((1 - ab_t) / (1 - ab_t / ab_s)) ** 0.5
+
+
+def _eta_cases(generator):
+    yield from _STEPS
+
+
+def _in_sigma(x_t, eps, sigma_t, sigma_s):
+    x_bar = x_t * (1 + sigma_t**2) ** 0.5
+    return (x_bar + (sigma_s - sigma_t) * eps) / (1 + sigma_s**2) ** 0.5
+
+
+def _in_sigma_cases(generator):
+    for shape, (t, s) in zip(
+        [(2, 3), (1, 4, 8, 8), (5,), (3, 2)],
+        [(13.12, 11.68), (1.6, 1.5), (0.0413, 0.0292), (0.5, 0.0)],
+        strict=True,
+    ):
+        yield *_randn(generator, 2, *shape), *torch.tensor([t, s], dtype=torch.float64)
+
+
+def _grid_cases(generator):
+    return [(1000, 50), (1000, 60), (1000, 300), (1000, 1), (100, 7), (7, 7)]
+
+
+def _ldm_with(first, cap, end):
+    def grid(T, steps):
+        times = {min(t, T + cap) for t in range(first, T + first, T // steps)}
+        return sorted(times, reverse=True) + end
+
+    return grid
+
+
+def _trailing_with(rounding, first=0, end=True):
+    return lambda T, steps: [
+        rounding(T * (steps - i) / steps) - first for i in range(steps + int(end))
+    ]
+
+
+EXERCISES = {
+    "pred_x0": Exercise(
+        pred_x0,
+        _pred_x0_cases,
+        {
+            "a root is missing: the noise's share of x_t is √(1-ᾱ_t), not 1-ᾱ_t": lambda x, e, ab: (
+                (x - (1 - ab) * e) / ab.sqrt()
+            ),
+            "a root is missing: divide by √ᾱ_t, not by ᾱ_t": lambda x, e, ab: (
+                (x - (1 - ab).sqrt() * e) / ab
+            ),
+            "ᾱ_t and 1-ᾱ_t are swapped": lambda x, e, ab: (x - ab.sqrt() * e) / (1 - ab).sqrt(),
+            "the noise has to be taken out of x_t, not added": lambda x, e, ab: (
+                (x + (1 - ab).sqrt() * e) / ab.sqrt()
+            ),
+        },
+        level="easy",
+        goal="solve the forward equation for x0",
+    ),
+    "dir_xt": Exercise(
+        _direction,
+        _direction_cases,
+        {
+            "σ_t stands where its square, a variance, belongs": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg).sqrt() * eps_from_x0(x, x0, ab_t)
+            ),
+            "a root is missing: 1-ᾱ_s-σ_t² is a variance": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg**2) * eps_from_x0(x, x0, ab_t)
+            ),
+            "s and t are swapped: the arrow's length belongs to the time it goes to": (
+                lambda x, x0, ab_t, ab_s, sg: (1 - ab_t - sg**2).sqrt() * eps_from_x0(x, x0, ab_t)
+            ),
+            "√(1-ᾱ_s) is the whole length; σ_t² of it is left for fresh noise": (
+                lambda x, x0, ab_t, ab_s, sg: (1 - ab_s).sqrt() * eps_from_x0(x, x0, ab_t)
+            ),
+            "σ_t belongs to the fresh noise z, and √(1-ᾱ_s-σ_t²) to ε": (
+                lambda x, x0, ab_t, ab_s, sg: sg * eps_from_x0(x, x0, ab_t)
+            ),
+            "x_t - √ᾱ_t x_0 is √(1-ᾱ_t) ε, not yet ε": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg**2).sqrt() * (x - ab_t.sqrt() * x0)
+            ),
+            "a root is missing: x_0's share of x_t is √ᾱ_t": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg**2).sqrt() * (x - ab_t * x0) / (1 - ab_t).sqrt()
+            ),
+        },
+        level="easy",
+        goal="find the direction that fits a changed x0",
+    ),
+    "ddim_by_q_sample": Exercise(
+        ddim_step,
+        _step_cases,
+        {
+            "the mixed noise has not variance 1 yet: q_sample brings its own √(1-ᾱ_s)": _step_with(
+                lambda eps, z, a, sg, root: a * eps + sg * z
+            ),
+            "only the old noise is used; σ_t of the fresh one is due": _step_with(
+                lambda eps, z, a, sg, root: eps
+            ),
+            "old and fresh noise are swapped": _step_with(
+                lambda eps, z, a, sg, root: (sg * eps + a * z) / root
+            ),
+            "amounts of noise add up as squares, not as they are": _step_with(
+                lambda eps, z, a, sg, root: ((root - sg) * eps + sg * z) / root
+            ),
+            "x0 was noised to the time it came from: t and s are swapped": (
+                lambda x, eps, ab_t, ab_s, sg, z: q_sample(
+                    pred_x0(x, eps, ab_t),
+                    ((1 - ab_s - sg**2).sqrt() * eps + sg * z) / (1 - ab_s).sqrt(),
+                    ab_t,
+                )
+            ),
+        },
+        level="middle",
+        goal="see a DDIM step as predicting and noising again",
+    ),
+    "sigma": Exercise(
+        _sigma_from_beta,
+        _sigma_cases,
+        {
+            "that is a variance: σ_t is its root": lambda b, ab, eta: (
+                eta * (1 - ab / (1 - b)) / (1 - ab) * b
+            ),
+            "eta is inside the root; it scales σ_t, not σ_t²": lambda b, ab, eta: (
+                eta * (1 - ab / (1 - b)) / (1 - ab) * b
+            ).sqrt(),
+            "ᾱ_s is ᾱ_t divided by 1-β_t: an earlier time has more signal": lambda b, ab, eta: (
+                eta * ((1 - ab * (1 - b)) / (1 - ab) * b).sqrt()
+            ),
+            "upside down: 1-ᾱ_s stands above, since nothing is left to add where ᾱ_s is 1": (
+                lambda b, ab, eta: eta * ((1 - ab) / (1 - ab / (1 - b)) * b).sqrt()
+            ),
+            "that is √β_t, DDPM's larger choice; η = 1 gives the posterior's": lambda b, ab, eta: (
+                eta * b.sqrt() * torch.ones_like(ab)
+            ),
+        },
+        level="easy",
+        goal="get DDIM's sigma from one beta and one alpha_bar",
+    ),
+    "largest_eta": Exercise(
+        _largest_eta,
+        _eta_cases,
+        {
+            "that is η²": lambda ab_t, ab_s: (1 - ab_t) / (1 - ab_t / ab_s),
+            "upside down: it is at least 1": lambda ab_t, ab_s: (
+                (1 - ab_t / ab_s) / (1 - ab_t)
+            ).sqrt(),
+            "the noise must fit into 1-ᾱ_s, at the time x goes to": lambda ab_t, ab_s: (
+                (1 - ab_t) / ((1 - ab_s) * (1 - ab_t / ab_s)) ** 0.5
+            ),
+            "1 always fits, but it is not the largest": lambda ab_t, ab_s: 1.0,
+        },
+        level="middle",
+        goal="find how much fresh noise a step has room for",
+    ),
+    "ddim_in_sigma": Exercise(
+        _in_sigma,
+        _in_sigma_cases,
+        {
+            "the result is still x̄_s: go back to x_s": lambda x, e, t, s: (
+                x * (1 + t**2).sqrt() + (s - t) * e
+            ),
+            "x_t was not changed into x̄_t first": lambda x, e, t, s: (
+                (x + (s - t) * e) / (1 + s**2).sqrt()
+            ),
+            "the sign: σ̄ falls on the way to the picture": lambda x, e, t, s: (
+                (x * (1 + t**2).sqrt() + (t - s) * e) / (1 + s**2).sqrt()
+            ),
+            "s and t are swapped on the way back to x_s": lambda x, e, t, s: (
+                (x * (1 + t**2).sqrt() + (s - t) * e) / (1 + t**2).sqrt()
+            ),
+            "a root is missing: √ᾱ is 1/√(1+σ̄²)": lambda x, e, t, s: (
+                (x * (1 + t**2) + (s - t) * e) / (1 + s**2)
+            ),
+        },
+        level="middle",
+        goal="take the step in a library's sigma in place of alpha_bar",
+    ),
+    "ldm_grid": Exercise(
+        ldm_uniform_times,
+        _grid_cases,
+        {
+            "these are the official indices; the paper's t is one more": _ldm_with(1, -1, [0]),
+            "the last step, from t = 2 to t = 1, is missing": _ldm_with(2, 0, []),
+            "t = T+1 is the official crash: nothing lies beyond T": _ldm_with(2, 1, [1]),
+            "SD's grid ends at t = 1, not at 0": _ldm_with(2, 0, [0]),
+            "times must fall: a sampler starts with the noise": lambda T, steps: sorted(
+                ldm_uniform_times(T, steps)
+            ),
+        },
+        level="middle",
+        goal="reproduce Stable Diffusion's time grid, with its oddities",
+    ),
+    "trailing_grid": Exercise(
+        trailing_times,
+        lambda generator: [(1000, 50), (1000, 60), (1000, 7), (10, 3), (5, 2), (1000, 1)],
+        {
+            "round to the nearest whole number, do not cut": _trailing_with(int),
+            "round up only above a half: `round` does it": _trailing_with(math.ceil),
+            "these are indices; the paper's t is one more": _trailing_with(round, 1, False),
+            "the last step, to t = 0, is missing": _trailing_with(round, 0, False),
+            "times must fall: a sampler starts with the noise": lambda T, steps: sorted(
+                trailing_times(T, steps)
+            ),
+        },
+        level="easy",
+        goal="make the grid that always begins at T",
+    ),
+}
