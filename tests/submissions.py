@@ -180,8 +180,7 @@ CHEATS = {
         notebook(
             [
                 *_all_naught,
-                "import torch\nfrom minisd.teaching import check, verdicts\n"
-                "import minisd.teaching.check as checks\n"
+                "import torch\nfrom minisd.teaching import checking as checks, verdicts\n"
                 "verdicts.difference = lambda *a, **k: ''\n"
                 "verdicts.verdict = checks.verdict = lambda *a, **k: ('correct',)\n"
                 "checks.Exercise.tolerance = 1e9\n"

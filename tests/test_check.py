@@ -17,7 +17,7 @@ import rewrites
 import torch
 
 from minisd.teaching import guarded
-from minisd.teaching.check import Exercise, check, compare
+from minisd.teaching.checking import Exercise, check, compare
 from minisd.teaching.exercises import EXERCISES, unseen
 from minisd.teaching.exercises import NOTEBOOKS as IN_NOTEBOOKS
 from minisd.teaching.grading.data import encode
@@ -245,7 +245,7 @@ def test_an_error_of_the_students_shows_its_line(square):
 
 
 def test_a_loop_without_end_ends(square, monkeypatch):
-    monkeypatch.setattr("minisd.teaching.check.SECONDS", 0.2)
+    monkeypatch.setattr("minisd.teaching.checking.SECONDS", 0.2)
     start = time.monotonic()
     for answer in (loops, lambda x, k: time.sleep(60)):
         with pytest.raises(AssertionError, match="case 1 of 2 still ran after 0.2 seconds"):

@@ -123,7 +123,7 @@ def test_the_references_stay_here():
         "exerc" in name for name in files if name != "teaching/exercises.py"
     )
     assert (
-        b"will be graded" in files["teaching/check.py"]
+        b"will be graded" in files["teaching/checking.py"]
         and b"raise Module" in files["teaching/exercises.py"]
     )
     assert not any(b"_fuse_swapped" in text for text in files.values())

@@ -17,7 +17,7 @@ from ..models.configs import TextConfig
 from ..text.tokenizer import Rows, Tokenizer, clean, split
 from ..text.wordpiece import WordPiece
 
-METADATA = "minisd.text.tokenizer"
+METADATA = "minisd.tokenizer"
 CLIP_VOCABULARY, BERT_VOCABULARY = 49408, 30522
 SYNTAX = re.compile(  # (red:1.3), <lora:x:0.8>, BREAK, [a|b], --ar 16:9
     r"\([^()]{1,80}:[\d. ]{1,9}\)|<\w{1,20}:[^<>]{1,80}>|\bBREAK\b|\[[^][|:]{0,80}[|:][^][]{0,80}\]"

@@ -6,7 +6,7 @@ May import: everything but command. Imported by: notebooks and command; nothing 
 """
 
 from . import viz
-from .check import check, compare
+from .checking import check, compare
 from .viz import show
 
 __all__ = ["check", "compare", "show", "viz"]

@@ -17,7 +17,7 @@ import re
 import sys
 import warnings
 
-from .check import SECONDS
+from .checking import SECONDS
 from .exercises import EXERCISES
 from .grading.calls import Call, calls, parsed
 from .grading.jobs import POINTS

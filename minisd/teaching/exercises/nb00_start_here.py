@@ -11,7 +11,7 @@ from ...schedules import (
     trailing_times,
 )
 from ...tiny.shapes import fits, words, world
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def official_timesteps(times):

@@ -6,7 +6,7 @@ import torch
 
 from ...equations import q_sample
 from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas, snr, sqrt_betas
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def variance_after(v_0, betas):

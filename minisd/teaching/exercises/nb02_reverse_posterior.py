@@ -4,7 +4,7 @@ import torch
 
 from ...equations import posterior, posterior_mean
 from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas
-from ..check import Exercise
+from ..checking import Exercise
 
 SD = alpha_bar(scaled_linear_betas())
 

@@ -4,7 +4,7 @@ import torch
 
 from ...equations import eps_loss_weight, posterior_variance, pred_x0, reverse_mean
 from ...schedules import alpha_bar, scaled_linear_betas, snr
-from ..check import Exercise
+from ..checking import Exercise
 
 SD = alpha_bar(scaled_linear_betas())
 PAIRS = [(2, 1), (500, 499), (982, 962), (1000, 999)]  # t, s

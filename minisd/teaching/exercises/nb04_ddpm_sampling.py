@@ -11,7 +11,7 @@ from ...equations import (
     sqrt,
 )
 from ...schedules import alpha_bar, linear_betas, scaled_linear_betas, trailing_times
-from ..check import Exercise
+from ..checking import Exercise
 
 SD = alpha_bar(scaled_linear_betas())
 PAIRS = [(500, 499), (1, 0), (2, 1), (982, 962), (20, 0)]  # t, s

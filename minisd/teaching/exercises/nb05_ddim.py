@@ -6,7 +6,7 @@ import torch
 
 from ...equations import ddim_step, dir_xt, eps_from_x0, pred_x0, q_sample, sigma
 from ...schedules import alpha_bar, ldm_uniform_times, scaled_linear_betas, trailing_times
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def _randn(generator, *shape):

@@ -16,7 +16,7 @@ from ...equations import (
 from ...samplers import last, plms
 from ...schedules import alpha_bar, scaled_linear_betas
 from ...toy import GaussianMixture, IdealDenoiser
-from ..check import Exercise
+from ..checking import Exercise
 
 SHAPES = [(2, 3), (1, 4, 2, 2), (5,)]
 

@@ -4,7 +4,7 @@ import torch
 
 from ...equations import eps_from_v, guided_eps, multistep_eps, x0_from_v
 from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def _randn(generator, *shape):

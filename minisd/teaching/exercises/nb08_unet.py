@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.configs import SD1, SD2, SDXL_REFINER
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def _normal(generator, *shape):

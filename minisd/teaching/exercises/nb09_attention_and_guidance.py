@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...models.blocks import attention
 from ...models.clip import quick_gelu
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def _normal(generator, *shape):

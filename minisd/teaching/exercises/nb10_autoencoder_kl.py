@@ -5,7 +5,7 @@ import math
 import torch
 
 from ...models.autoencoder import Block, Halve, Posterior
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def _randn(generator, *shape):

@@ -5,7 +5,7 @@ import math
 import torch
 
 from ...models.vq import VectorQuantizer
-from ..check import Exercise
+from ..checking import Exercise
 
 
 def _randn(generator, *shape):

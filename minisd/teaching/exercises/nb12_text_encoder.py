@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..check import Exercise
+from ..checking import Exercise
 
 START, END = 49406, 49407
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ...schedules import alpha_bar, scaled_linear_betas, trailing_times, zero_terminal_snr
-from ..check import Exercise
+from ..checking import Exercise
 
 AB = alpha_bar(zero_terminal_snr(scaled_linear_betas()))
 

@@ -8,7 +8,7 @@ import torch
 from ...equations import adams_bashforth, improved_euler_eps, multistep_eps, pred_x0, sqrt, transfer
 from ...schedules import alpha_bar, scaled_linear_betas
 from ...toy import GaussianMixture, IdealDenoiser
-from ..check import Exercise
+from ..checking import Exercise
 
 AB = alpha_bar(scaled_linear_betas())
 SHAPES = [(2, 3), (3, 4, 2, 2), (4, 1)]

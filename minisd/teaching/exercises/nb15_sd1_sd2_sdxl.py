@@ -4,7 +4,7 @@ import torch
 
 from ...models.blocks import timestep_embedding
 from ...models.configs import SD1, SD1_INPAINT, SD2, SD2_UNCLIP_H, SDXL, SDXL_REFINER, UPSCALER
-from ..check import Exercise
+from ..checking import Exercise
 
 # ---- keys and shapes ----------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from ..check import Exercise
+from ..checking import Exercise
 
 # ---- memory -------------------------------------------------------------------------------
 

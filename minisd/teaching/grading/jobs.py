@@ -109,7 +109,7 @@ def package_files() -> dict[str, bytes]:
             and path.is_file()
         ):
             files[inside.as_posix()] = path.read_bytes()
-    files["teaching/check.py"] += QUIET_CHECK.encode()
+    files["teaching/checking.py"] += QUIET_CHECK.encode()
     files["teaching/exercises.py"] = NO_EXERCISES  # so that no other installed copy is found either
     return files
 

@@ -19,7 +19,7 @@ def ask(names: dict, request: str, answers: str) -> None:
     """
     with open(request) as file:
         wanted = json.load(file)
-    checked = getattr(import_module("minisd.teaching.check"), "CHECKED", {})
+    checked = getattr(import_module("minisd.teaching.checking"), "CHECKED", {})
     function = eval(wanted["function"], names, {"last_checked": checked})
     if any(name == wanted["exercise"] and f is function for name, f in ASKED):
         raise NameError("it was asked before")
