@@ -318,6 +318,7 @@ def test_the_last_answers_are_asked():
         "check('f'," * 3_000,
         "check('f', g)\n" * 400_000,
         "(" * 50_000 + "check",
+        "check(\n" + " " * 90_000 + "x",
     ],
     ids=lambda cell: cell[:9].strip(),
 )
