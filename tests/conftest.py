@@ -6,35 +6,51 @@ test may ask two evaluations of a network for equal bits: docs/PROMISES.md. Wher
 as for a training that goes on, a test says why with @pytest.mark.equal_bits("...").
 """
 
+import functools
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 PRODUCTS = {
-    *(F.linear, F.conv1d, F.conv2d, F.scaled_dot_product_attention, F.multi_head_attention_forward),
-    *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
-    *(Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__, Tensor.__rmatmul__),
+    F: "linear conv1d conv2d scaled_dot_product_attention multi_head_attention_forward",
+    torch: "matmul mm bmm addmm baddbmm einsum",
+    Tensor: "matmul mm bmm addmm baddbmm __matmul__ __rmatmul__",
 }
 HINT = """The last bits of products are random in tests (tests/conftest.py). Compare what a network
 gives to a tolerance, or say with @pytest.mark.equal_bits("...") why equal bits are promised."""
 
 
-class LastBits(TorchFunctionMode):
-    """Each number of a product is moved to one beside it, up or down."""
+class LastBits:
+    """While it is entered, the numbers of each product are moved to others beside them."""
 
     def __init__(self):
-        super().__init__()
-        self.generator, self.products = torch.Generator().manual_seed(0), 0
+        self.draw, self.products, self.patches = random.Random(0), 0, pytest.MonkeyPatch()
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if function not in PRODUCTS or not isinstance(out, Tensor) or not out.is_floating_point():
-            return out
-        self.products += 1
-        up = torch.randint(2, out.shape, generator=self.generator).to(out) * 2 - 1
-        return out * (1 + torch.finfo(out.dtype).eps * up)
+    def __enter__(self):
+        for owner, names in PRODUCTS.items():
+            for name in names.split():
+                self.patches.setattr(owner, name, self.moved(getattr(owner, name)))
+        return self
+
+    def __exit__(self, *_):
+        self.patches.undo()
+
+    def moved(self, product):
+        """The product, with other last bits each time."""
+
+        @functools.wraps(product)
+        def call(*args, **kwargs):
+            out = product(*args, **kwargs)
+            if not isinstance(out, Tensor) or not out.is_floating_point():
+                return out
+            self.products += 1
+            share = self.draw.choice((-1, 1)) * self.draw.uniform(0.7, 1.5)
+            return out.add(out, alpha=torch.finfo(out.dtype).eps * share)
+
+        return call
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +58,7 @@ def last_bits(request):
     if request.node.get_closest_marker("equal_bits"):
         yield
         return
-    with LastBits() as mode:
+    with LastBits() as bits:
         yield
-    if mode.products:
+    if bits.products:
         request.node.add_report_section("call", "hint", HINT)

@@ -142,6 +142,82 @@ def test_one_after_the_other(place, checkout, users):
     assert not users or rows["d"].points == 0
 
 
+DIG = """
+import os
+for start in (".", "/dev/shm"):
+    os.chdir(start)
+    for _ in range(1500):
+        os.mkdir("deep")
+        os.chdir("deep")
+"""
+SYSTEM_V = """
+import ctypes
+c = ctypes.CDLL(None)
+assert min(c.shmget(0, ctypes.c_size_t(4096), 0o600), c.semget(0, 1, 0o600), c.msgget(0, 0)) >= 0
+"""
+
+
+@as_root
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux")
+def test_what_outlives_processes_is_removed(place, interpreter, monkeypatch):
+    """Else it takes the memory of all that follow, or fails those of the same user."""
+    monkeypatch.setattr(sys, "executable", interpreter)
+    with apart.own_folder(FIRST) as folder:
+        command = [interpreter, "-c", DIG + SYSTEM_V]
+        subprocess.run(command, cwd=folder, check=True, **apart.as_user(FIRST))
+        assert apart.size([folder], 1e9) > 1e9  # too deep to be counted
+        assert pathlib.Path("/dev/shm/deep").exists()
+        apart.end_all(FIRST)
+    assert not pathlib.Path("/dev/shm/deep").exists() and not list((place / "tmp").iterdir())
+    for path in pathlib.Path("/proc/sysvipc").iterdir():
+        assert not any(str(FIRST) in line.split() for line in path.read_text().splitlines())
+
+
+@as_root
+def test_what_a_killed_grader_left_is_removed(place, interpreter, monkeypatch):
+    """Its notebooks' folders belong to users whose numbers are given again."""
+    monkeypatch.setattr(sys, "executable", interpreter)
+    for user in (FIRST, FIRST + 2):
+        folder = place / "tmp" / f"{apart.PREFIX}{user}" / "job"
+        folder.mkdir(parents=True)
+        apart.give(folder, user)
+    with apart.own_folder(FIRST) as own:
+        left = {path.name for path in (place / "tmp").iterdir()}
+        assert left == {own.parent.name, f"{apart.PREFIX}{FIRST + 2}"}
+
+
+@as_root
+@pytest.mark.skipif(sys.platform != "linux", reason="a process has such names on Linux")
+def test_a_process_cannot_lie_about_its_user(interpreter, monkeypatch):
+    """By its name: it would count as a neighbour's, or as nobody's."""
+    monkeypatch.setattr(sys, "executable", interpreter)
+    code = (
+        "import ctypes, time\nkept = b'x' * 10**8\n"
+        f"ctypes.CDLL(None).prctl(15, b'Uid:\\t{FIRST + 2}\\t1\\t1\\xff')\n"
+        "print(flush=True)\ntime.sleep(30)"
+    )
+    command = [interpreter, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **apart.as_user(FIRST)) as process:
+        process.stdout.readline()
+        limits = Settings(gigabytes=0.05)
+        assert apart._too_large(os.getpid(), limits._replace(user=FIRST + 2)) == ""
+        assert process.poll() is None
+        assert "0.05 GB" in apart._too_large(os.getpid(), limits._replace(user=FIRST))
+        assert process.wait(5) == -9
+
+
+@as_root
+def test_processes_end_where_no_other_can_be_started(interpreter, monkeypatch):
+    with subprocess.Popen(["sleep", "30"], **apart.as_user(FIRST)) as process:
+
+        def full(*a, **k):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        monkeypatch.setattr(subprocess, "run", full)
+        apart.end_all(FIRST)
+        assert process.wait(5) == -9
+
+
 @as_root
 def test_what_a_user_could_read_is_told(place, checkout, interpreter, monkeypatch, capsys):
     """Refused or told in a sentence, whose command closes what it names."""

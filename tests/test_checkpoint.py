@@ -779,7 +779,7 @@ def test_the_advice_for_a_run_of_the_training_works(tmp_path, monkeypatch):
             for prefix, module in parts.items()
             for key, value in module.state_dict().items()
         }
-        tensorfile.save_tensors(f"runs/{run}.safetensors", tensors, {"run": scale})
+        tensorfile.save_tensors(f"runs/{run}.safetensors", tensors, {"run": scale, "step": "1"})
     said = message("runs/unet.safetensors", "tiny")
     command = said.split("`")[1].split()
     assert command[:3] == ["python", "-m", "minisd.tiny.train"]

@@ -279,6 +279,8 @@ def test_what_a_kernel_or_a_full_disk_says_makes_a_row_unsure(tmp_path, monkeypa
     monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (result, ""))
     assert grade(anna(tmp_path), {}, Settings()).unsure
     assert not grade(anna(tmp_path), {}, Settings(alone=True)).unsure
+    monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (result, "too much memory"))
+    assert grade(anna(tmp_path), {}, Settings()).unsure  # it was not that alone
     monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (None, ""))
     assert grade(anna(tmp_path), {}, Settings(alone=True)).unsure
     monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (None, "its own fault"))
@@ -306,6 +308,28 @@ def test_the_size_of_a_folder(tmp_path):
         (tmp_path / f"{n}").write_bytes(b"")
     assert 1_000_000 + 40_960 <= size([tmp_path], 1e9) < 1_200_000
     assert 10_000 < size([tmp_path], 10_000) < 1_200_000  # it stops there
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a path is at most 4096 bytes long there")
+def test_a_folder_too_deep_to_be_counted_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    assert size([tmp_path], 1e12) > 1e12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are limited there")
+def test_a_notebook_cannot_take_all_files_of_the_machine():
+    """Linux has a number of open files for all processes together, about 100,000 a GB."""
+    code = (
+        "from minisd.teaching.grading.runner import limit\nimport resource\nlimit(4, True)\n"
+        "names = (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)\n"
+        "print(*[resource.getrlimit(name)[1] for name in names])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    processes, files = map(int, run.stdout.split())
+    assert 200 <= files and processes * files < 400_000
 
 
 @pytest.mark.parametrize(

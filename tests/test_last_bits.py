@@ -21,7 +21,7 @@ def test_twice_the_same_is_the_same_to_rounding_alone(name, dtype):
     network = NETWORKS[name].to(dtype) if isinstance(NETWORKS[name], nn.Module) else NETWORKS[name]
     once, again = network(X.to(dtype)).double(), network(X.to(dtype)).double()
     assert not torch.equal(once, again)
-    assert ((once - again).abs() <= 4 * torch.finfo(dtype).eps * once.abs()).all()
+    assert ((once - again).abs() <= 5 * torch.finfo(dtype).eps * once.abs()).all()
 
 
 @pytest.mark.equal_bits("so that a marked test can ask for them")

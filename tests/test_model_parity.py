@@ -37,7 +37,7 @@ def test_the_posterior_is_diffusers():
         reference = made.theirs.encode(made.inputs[0]).latent_dist
         noise = draw(*q.mean.shape, seed=5)
     assert q.logvar.max() == 20 and q.logvar.min() == -30
-    assert difference(q.sample(noise), reference.mean + reference.std * noise) < 1e-5
+    assert difference(q.sample(noise), reference.mean + reference.std * noise) < 1e-4
     assert difference(q.kl(), reference.kl()) < 1e-5
     scaled = made.ours.to_latent(made.inputs[0], noise)
     assert difference(scaled, 0.08333 * q.sample(noise)) < 1e-4  # std is exp(10) times rounding

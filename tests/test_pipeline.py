@@ -45,7 +45,7 @@ from minisd.text.tokenizer import Tokenizer
 
 PROMPT, NEGATIVE = "a red circle above a blue star", "blurred"
 FAMILIES_COMPARED = [("sd1", None), ("sd2", "eps"), ("sd2", "v"), ("sdxl", None)]
-NEAR, NEAR_PICTURE = 1e-5, 1e-4
+NEAR, NEAR_PICTURE = 5e-5, 1e-4
 
 
 def picture(h=64, w=64, seed=9):

@@ -176,7 +176,7 @@ def server(**settings):
 
 def notebook():
     """Its first cell says nothing, its second shows a picture."""
-    sources = "from minisd import viz\nviz.setup()", "viz.plt.plot([1, 2])\nviz.plt.show()"
+    sources = "from minisd.teaching import viz\nviz.setup()", "viz.plt.plot([1, 2])\nviz.plt.show()"
     cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
     shown = {"text/plain": "<Figure size 640x320 with 1 Axes>", "image/png": ""}
     cells[1].outputs = [nbformat.v4.new_output("display_data", shown)]

@@ -270,7 +270,7 @@ def test_of_two_notebooks_in_equal_parts_the_name_decides(tmp_path):
         ('check("f", g, required=True)', ["g"]),
         ('check(name="f", answer=g)', ["g"]),
         ('check("f", answer=lambda x: (x, 1))', ["lambda x: (x, 1)"]),
-        ('minisd.check.check("f", obj.method)', ["obj.method"]),
+        ('minisd.teaching.check("f", obj.method)', ["obj.method"]),
         ('check(\n    "f",\n    functools.partial(g, 2),\n)', ["functools.partial(g, 2)"]),
         ('if a:\n    with b:\n        try:\n            check("f", g)\n        except E: 0', ["g"]),
         ('"""\ncheck("f", old)\n"""\ncheck("f", g)', ["g"]),
@@ -318,6 +318,7 @@ def test_the_last_answers_are_asked():
         "check('f'," * 3_000,
         "check('f', g)\n" * 400_000,
         "(" * 50_000 + "check",
+        "check(\n" + " " * 90_000 + "x",
     ],
     ids=lambda cell: cell[:9].strip(),
 )

@@ -4,8 +4,11 @@ limits of memory and disk, and an end to all that it started.
 
 import contextlib
 import ctypes
+import errno
+import math
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -23,8 +26,21 @@ PACKAGE = pathlib.Path(__file__).parents[2]
 RUNNERS: set[int] = set()  # the processes that we started ourselves and wait for
 STARTING = threading.Lock()
 # Ends all processes of a user in one call, which no process that forks can outrun. Its real user
-# is another one, so that none of them can end it first.
-ENDER = "import os, sys; a, b = map(int, sys.argv[1:]); os.setresuid(a, b, a); os.kill(-1, 9)"
+# is another one, so that none of them can end it first. Then it removes System V's shared memory,
+# semaphores and queues, which outlive the processes that made them (on Linux).
+ENDER = """import ctypes, os, sys
+other, user = map(int, sys.argv[1:])
+os.setresuid(other, user, other)
+try: os.kill(-1, 9)
+except ProcessLookupError: pass
+c = ctypes.CDLL(None)
+for kind, remove in ("shm", c.shmctl), ("msg", c.msgctl), ("sem", lambda i, *a: c.semctl(i, 0, 0)):
+    head, *lines = [line.split() for line in open("/proc/sysvipc/" + kind)]
+    for line in lines:
+        if int(line[head.index("cuid")]) == user: remove(int(line[1]), 0, None)
+"""
+PREFIX = "minisd-grade-"  # of the folders of the notebooks
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  # all can write there
 PROBE = """import os, sys
 for n, path in enumerate(sys.argv[1:]):
     if os.access(path, os.R_OK) or os.access(path, os.X_OK): print(n)
@@ -112,17 +128,28 @@ def own_folder(user: int | None) -> Iterator[pathlib.Path]:
     """An empty folder for one notebook, which its user can enter, but neither list nor replace its
     place; it goes at the end, with what the user left where every user can write.
     """
-    place = pathlib.Path(tempfile.mkdtemp(prefix="minisd-grade-"))
+    if user is not None:  # a grader that was killed has left what this notebook could read
+        end_all(user)
+        old = _owned(user, pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*/job"))
+        _remove([job.parent for job in old] + _litter(user))
+    place = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         (place / "job").mkdir(0o700)
         give(place / "job", user)
         place.chmod(0o700 if user is None else 0o711)
         yield place / "job"
     finally:
-        for path in (place, *_litter(user)):
-            shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # what is left is a file
-                path.unlink()
+        _remove([place, *_litter(user)])
+
+
+def _remove(paths: list[pathlib.Path]) -> None:
+    """Files and folders: by `rm`, as rmtree fails in folders a thousand deep."""
+    if os.name != "posix":
+        shutil.rmtree(paths[0], ignore_errors=True)
+        return
+    for i in range(0, len(paths), 300):  # a command has a longest length
+        command = ["rm", "-rf", "--", *paths[i : i + 300]]
+        subprocess.run(command, cwd="/", stderr=subprocess.DEVNULL)
 
 
 def give(path: pathlib.Path, user: int | None) -> None:
@@ -131,13 +158,21 @@ def give(path: pathlib.Path, user: int | None) -> None:
         os.chown(path, user, user, follow_symlinks=False)
 
 
-def _litter(user: int | None) -> Iterator[pathlib.Path]:
-    for folder in {"/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir()} if user else ():
+def _litter(user: int | None) -> list[pathlib.Path]:
+    """What the user left in the folders where all can write."""
+    found = []
+    for folder in {*SHARED, tempfile.gettempdir()} if user else ():
         with contextlib.suppress(OSError):
-            for path in pathlib.Path(folder).iterdir():
-                with contextlib.suppress(OSError):
-                    if path.lstat().st_uid == user:
-                        yield path
+            found += _owned(user, pathlib.Path(folder).iterdir())
+    return found
+
+
+def _owned(user: int, paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):  # it may have gone meanwhile
+            found += [path] if path.lstat().st_uid == user else []
+    return found
 
 
 def run_apart(command, env: dict, folder, settings, stop: threading.Event) -> str:
@@ -157,7 +192,8 @@ def run_apart(command, env: dict, folder, settings, stop: threading.Event) -> st
             if time.monotonic() > looked + 1:
                 why = _too_large(process.pid, settings) or why
                 if size([folder, *_litter(settings.user)], settings.disk) > settings.disk:
-                    return f"it wrote more than {settings.disk / 1e9:g} GB to the disk"
+                    most = f"{settings.disk / 1e9:g} GB"
+                    return f"it wrote more than {most} to the disk, or into folders too deep"
                 looked = time.monotonic()
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -175,24 +211,38 @@ def _too_large(runner: int, settings) -> str:
         if settings.user is not None:
             processes = [p for p in psutil.process_iter() if _is_left(p, settings.user, "")]
         for process in processes:
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            used = [int(s.split()[1]) for s in status if s.startswith(("RssAnon", "RssShmem"))]
-            if sum(used) > settings.gigabytes * 2**20:
-                process.kill()
-                return f"a process took more than {settings.gigabytes:g} GB of memory and was ended"
+            with contextlib.suppress(psutil.Error, OSError):  # it may have ended meanwhile
+                used = sum(int(_status(process, name)) for name in ("RssAnon", "RssShmem"))
+                if used > settings.gigabytes * 2**20:
+                    process.kill()
+                    most = f"{settings.gigabytes:g} GB"
+                    return f"a process took more than {most} of memory and was ended"
     return ""
 
 
+def _status(process: psutil.Process, name: str) -> bytes:
+    """The first number of a line that Linux writes about a process; 0 if there is none. (psutil
+    looks for "Uid:" in all of the text: a process may have that in its own name.)
+    """
+    text = pathlib.Path(f"/proc/{process.pid}/status").read_bytes()
+    found = re.search(rb"^%s:\s*(\d+)" % name.encode(), text, re.M)
+    return found[1] if found else b"0"
+
+
 def size(paths: list[pathlib.Path], most: float) -> float:
-    """The bytes of files and folders on the disk, a block or more each; counted up to `most`."""
+    """The bytes of files and folders on the disk, a block or more each; counted up to `most`.
+    Infinite where folders are too deep to look into.
+    """
     total, todo = 0, list(paths)
     while todo and total <= most:
         path = todo.pop()
-        with contextlib.suppress(OSError):
+        try:
             state = os.lstat(path)
             total += max(getattr(state, "st_blocks", state.st_size // 512) * 512, 4096)
             if stat.S_ISDIR(state.st_mode):
                 todo += [entry.path for entry in os.scandir(path)]
+        except OSError as error:
+            total += math.inf if error.errno == errno.ENAMETOOLONG else 0
     return total
 
 
@@ -209,7 +259,8 @@ def end_all(user: int | None, mark: str = "") -> None:
     for _ in range(50):
         if user is not None:
             command = [sys.executable, "-IS", "-c", ENDER, str(user + 1), str(user)]
-            subprocess.run(command, cwd="/", stderr=subprocess.DEVNULL)
+            with contextlib.suppress(OSError):  # no process can be started: what follows ends some
+                subprocess.run(command, cwd="/", stderr=subprocess.DEVNULL)
         with STARTING:
             left = [p for p in psutil.process_iter() if _is_left(p, user, mark)]
         for process in left:
@@ -231,6 +282,7 @@ def _is_left(process: psutil.Process, user: int | None, mark: str) -> bool:
                 process.wait(0)
             return False
         if user is not None:
-            return process.uids().real == user
+            linux = sys.platform == "linux"
+            return (int(_status(process, "Uid")) if linux else process.uids().real) == user
         return adopted or process.environ().get("MINISD_GRADE") == mark
     return False

@@ -16,7 +16,7 @@ INNER = (ast.For, ast.AsyncFor, ast.While, ast.FunctionDef, ast.AsyncFunctionDef
 INNER += (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 TIMED = re.compile(r"^([ \t]*)%(?:time|timeit|prun)[ \t]+(?=\w)", re.M)  # Python follows
 MAGIC = re.compile(
-    r"^([ \t]*)(?:(?:[\w, ]+=[ \t]*)?(?:%%?[A-Za-z]|!|\?).*|[\w.%]+\?+[ \t]*$)", re.M
+    r"^([ \t]*)(?:(?:\w[\w, ]*=[ \t]*)?(?:%%?[A-Za-z]|!|\?).*|[\w.%]+\?+[ \t]*$)", re.M
 )
 
 

@@ -135,7 +135,7 @@ def grade(
     marks = [_best(name, found, result["answers"], settings) for name in names]
     row = _row(submission, found, marks, "\n".join(notes))
     hindered = any(HINDERED.search(text) for text in [*notes, *(mark.text for mark in marks)])
-    return row._replace(unsure=hindered and not why and not settings.alone)
+    return row._replace(unsure=hindered and not settings.alone)
 
 
 def _row(submission: Submission, found: Content, marks: list[Mark], note: str) -> Row:

@@ -184,6 +184,7 @@ def limit(gigabytes: float, apart: bool) -> None:
         return
     most = int(gigabytes * 2**30)
     limits = [("RLIMIT_DATA", most), ("RLIMIT_FSIZE", 2**30), ("RLIMIT_CORE", 0)]
+    limits.append(("RLIMIT_NOFILE", 1024))
     for name, value in limits + [("RLIMIT_NPROC", 300)] * apart:
         hard = resource.getrlimit(getattr(resource, name))[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
