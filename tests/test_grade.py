@@ -279,7 +279,9 @@ def test_what_a_kernel_or_a_full_disk_says_makes_a_row_unsure(tmp_path, monkeypa
     monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (result, ""))
     assert grade(anna(tmp_path), {}, Settings()).unsure
     assert not grade(anna(tmp_path), {}, Settings(alone=True)).unsure
-    monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (result, "too much memory"))
+    monkeypatch.setattr(
+        "minisd.teaching.grading.jobs._result", lambda *a: (result, "too much memory")
+    )
     assert grade(anna(tmp_path), {}, Settings()).unsure  # it was not that alone
     monkeypatch.setattr("minisd.teaching.grading.jobs._result", lambda *a: (None, ""))
     assert grade(anna(tmp_path), {}, Settings(alone=True)).unsure

@@ -32,6 +32,7 @@ TESTS = {
     "equations/velocity.py": ["test_equations.py", "test_guidance.py"],
     "equations/guidance.py": ["test_equations.py", "test_guidance.py"],
     "samplers.py": ["test_samplers.py"],
+    "steps.py": ["test_samplers.py"],
     "prediction.py": ["test_samplers.py"],
     "noise.py": ["test_samplers.py"],
     "guidance.py": ["test_guidance.py"],
