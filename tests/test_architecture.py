@@ -1,4 +1,4 @@
-"""docs/ARCHITECTURE.md is true: what it names exists, and its journeys are those that the code takes."""
+"""docs/ARCHITECTURE.md is true: what it names exists, and the code takes the journeys it tells."""
 
 import ast
 import importlib
@@ -111,7 +111,7 @@ def test_an_answer_becomes_a_mark_by_these_functions(tmp_path, capsys):
     here = journey("teaching.grading.command.main")
     here = [name for name in here if not name.startswith(elsewhere)]
     assert len(here) == 12 and not passed.missing(here)
-    assert ",correct," in (tmp_path / "out" / "answers.csv").read_text()
+    assert ',"correct",' in (tmp_path / "out" / "answers.csv").read_text()
     assert "pred_x0: correct" in capsys.readouterr().out
 
 
@@ -149,5 +149,6 @@ def test_a_room_stands_on_those_of_its_row(path):
     allowed |= {room for room in ROWS if re.search(rf"\b{room}\b", row)}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level == len(place):
-            for name in [node.module.split(".")[0]] if node.module else [a.name for a in node.names]:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in [name.split(".")[0] for name in names]:
                 assert name in allowed or name == "__version__", f"{path.name} imports {name}"

@@ -185,6 +185,8 @@ def test_the_readme_shows_every_notebook():
 
 def test_the_readme_and_the_notice_lead_to_what_ships():
     assert "(LICENSE)" in README and "(NOTICE)" in README
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'license = "MIT"' in project and 'license-files = ["LICENSE", "NOTICE"]' in project
     notice = (ROOT / "NOTICE").read_text()
     for path in re.findall(r"minisd/[\w/.-]+\w", notice):
         assert (ROOT / path).is_file(), path

@@ -15,7 +15,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "EQUATIONS.md"
-HEAD = """<!-- `make index` writes this page from the docstrings: change those, and not the page. -->
+HEAD = """<!-- `make index` writes this page from the docstrings: change those, not the page. -->
 
 # Index of equations
 
