@@ -139,7 +139,9 @@ def test_the_table_has_every_room():
     assert rooms - {"__init__", "__pycache__"} == ({*ROWS} - {"the maths"}) | MATHS
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "minisd").rglob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "minisd").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_room_stands_on_those_of_its_row(path):
     place = path.relative_to(ROOT / "minisd").with_suffix("").parts
     if place == ("__init__",):
