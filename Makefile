@@ -1,5 +1,5 @@
 # make lab    open the notebooks in JupyterLab
-# make test   check everything: the package, the notebooks, the README
+# make test   check everything: the package, the notebooks, README and docs
 # make demo   a picture from a sentence, and the way to it, by the tiny model that ships with minisd
 # make train  train that model again, from nothing (hours; what is cut off goes on from where it was)
 # make portable               the tests and the notebooks as other processors compute (hours)
@@ -37,7 +37,7 @@ train: .venv/.installed
 notebooks: .venv/.installed
 	.venv/bin/python tools/notebooks.py
 
-# Write the index of equations into the README again, and the table of exercises into docs/TEACHING.md.
+# Write the index of equations, docs/EQUATIONS.md, again, and the table of exercises in docs/TEACHING.md.
 index: .venv/.installed
 	.venv/bin/python tools/equation_index.py
 	.venv/bin/python tools/exercise_table.py

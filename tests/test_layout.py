@@ -136,12 +136,21 @@ def test_the_index_of_equations_is_fresh():
 
 
 def test_the_index_of_equations_has_one_line_a_row():
-    index = README.split("<!-- index of equations", 1)[1].split("<!-- end of index -->")[0]
-    for line in index.splitlines()[1:]:  # a paper, a row of its table, or nothing between them
-        assert not line or line.startswith("**") or line.startswith("|") and line.endswith("|"), (
-            line
-        )
-        assert not line.startswith("|") or line.count("|") == 5, line
+    tables = (ROOT / "docs" / "EQUATIONS.md").read_text().split("\n## ")[1:]
+    assert len(tables) == 9
+    for table in tables:  # a paper's name, its title, and the rows, none of them broken
+        _, title, *rows = [line for line in table.splitlines() if line]
+        assert "arxiv.org" in title and rows[0].startswith("| in the paper") and len(rows) > 2
+        for row in rows:
+            assert row.startswith("|") and row.endswith("|") and row.count("|") == 5, row
+
+
+def test_every_sampler_is_in_the_index_of_equations():
+    from minisd.samplers import __all__ as names
+
+    index = (ROOT / "docs" / "EQUATIONS.md").read_text()
+    for name in {*names} - {"Step", "fixed_large", "fixed_small", "last"}:
+        assert f"[`samplers.{name}`](../minisd/samplers.py)" in index, name
 
 
 def test_every_equation_is_shown_in_a_notebook():
@@ -154,17 +163,35 @@ def test_every_equation_is_shown_in_a_notebook():
             assert equation_index.shown_in(function, code), f"no notebook shows {shown}"
 
 
-def test_links_of_the_page_for_teachers_lead_somewhere():
-    text = (ROOT / "docs" / "TEACHING.md").read_text()
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (ROOT / "docs" / target).exists(), target
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "minisd").rglob("*.md")]
 
 
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
-    linked = set(re.findall(r"notebooks/(\w+\.ipynb)", README.split("## Index")[0]))
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_and_paths_of_a_page_lead_somewhere(page):
+    text = page.read_text()
+    for target, _, title in re.findall(r"\]\((?!https?:)([^)#]+)(#([^)]*))?\)", text):
+        there = page.parent / target
+        assert there.exists(), target
+        headings = re.findall(r"^#+ (.*)", there.read_text(), re.M) if title else []
+        assert not title or title in [h.lower().replace(" ", "-") for h in headings], title
+    for path in re.findall(r"\b(?:minisd|tests|tools|benchmarks|docs)/[\w/]+\.\w+", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_shows_every_notebook():
+    linked = set(re.findall(r"notebooks/(\w+\.ipynb)", README))
     assert linked == {p.name for p in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_the_readme_and_the_notice_lead_to_what_ships():
+    assert "(LICENSE)" in README and "(NOTICE)" in README
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'license = "MIT"' in project and 'license-files = ["LICENSE", "NOTICE"]' in project
+    notice = (ROOT / "NOTICE").read_text()
+    for path in re.findall(r"minisd/[\w/.-]+\w", notice):
+        assert (ROOT / path).is_file(), path
+    shipped = {p.name for p in (ROOT / "minisd" / "text" / "merges").glob("*.gz")}
+    assert shipped == set(re.findall(r"\w+\.txt\.gz", notice))
 
 
 def test_the_example_of_the_readme_runs():

@@ -1,8 +1,8 @@
-"""Write the index of equations into README.md, from the docstrings: `make index`.
+"""Write the index of equations, docs/EQUATIONS.md, from the docstrings: `make index`.
 
 A public function is listed under every paper that the first words of its docstring name, as in
 "DDPM eq. 15, DDIM eq. 9: ...", with the notebooks that show its source (or the first that calls
-it) and the name after "Official:". --check writes nothing and exits 1 if the README is stale.
+it) and the name after "Official:". --check writes nothing and exits 1 if the page is stale.
 """
 
 import argparse
@@ -14,7 +14,14 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- index of equations: `make index` writes it -->", "<!-- end of index -->"
+PAGE = ROOT / "docs" / "EQUATIONS.md"
+HEAD = """<!-- `make index` writes this page from the docstrings: change those, not the page. -->
+
+# Index of equations
+
+From the number in the paper to the function, to the notebooks that derive it, and to the name that
+the official code has for it.
+"""
 PAPERS = {  # the name docstrings use -> arXiv number, title
     "DDPM": ("2006.11239", "Denoising Diffusion Probabilistic Models"),
     "iDDPM": ("2102.09672", "Improved Denoising Diffusion Probabilistic Models"),
@@ -74,7 +81,7 @@ def notebooks() -> dict[str, str]:
 def shown_in(function, code: dict[str, str]) -> str:
     call = rf"show\([^)]*\b{function.__name__}\b"
     return ", ".join(
-        f"[{name[:2]}](notebooks/{name})" for name, text in code.items() if re.search(call, text)
+        f"[{name[:2]}](../notebooks/{name})" for name, text in code.items() if re.search(call, text)
     )
 
 
@@ -82,48 +89,49 @@ def used_in(function, code: dict[str, str]) -> str:
     """The first notebook that calls it, for what no notebook shows the source of."""
     call = rf"\b{function.__name__}\("
     found = [name for name, text in code.items() if re.search(call, text)]
-    return f"[{found[0][:2]}](notebooks/{found[0]})" if found else ""
+    return f"[{found[0][:2]}](../notebooks/{found[0]})" if found else ""
 
 
 def index() -> str:
+    """The whole page."""
     code, rows = notebooks(), {paper: [] for paper in PAPERS}
     for shown, file, function in functions():
         for paper, where in citations(function).items():
-            name = f"[`{shown}`]({file.as_posix()})"
+            name = f"[`{shown}`](../{file.as_posix()})"
             where_read = shown_in(function, code) or used_in(function, code)
             rows[paper].append((where, name, where_read, official(function)))
-    lines = []
+    lines = [HEAD]
     for paper, (arxiv, title) in PAPERS.items():
         lines += [
-            f"**{paper}**: {title}, [arXiv {arxiv}](https://arxiv.org/abs/{arxiv})",
+            f"## {paper}",
+            "",
+            f"{title}, [arXiv {arxiv}](https://arxiv.org/abs/{arxiv})",
             "",
             "| in the paper | function | notebook | official code |",
             "|---|---|---|---|",
             *[f"| {' | '.join(row)} |" for row in sorted(rows[paper], key=order)],
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def order(row) -> tuple:
-    number = re.search(r"\d+", row[0])
-    return "eq" not in row[0], int(number[0]) if number else 999
+def order(row) -> int:
+    """By the number of the equation; what has none comes after those, as the source has it."""
+    number = re.search(r"\beqs?\. (\d+)", row[0])
+    return int(number[1]) if number else 999
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if stale")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    fresh = f"{before}{BEGIN}\n\n{index()}\n{END}{rest.split(END)[1]}"
-    if fresh == text:
+    fresh = index()
+    if PAGE.is_file() and PAGE.read_text() == fresh:
         return 0
     if check:
-        print("README.md's index of equations is stale: run `make index`")
+        print("docs/EQUATIONS.md is stale: run `make index`")
         return 1
-    readme.write_text(fresh)
+    PAGE.write_text(fresh)
     return 0
 
 
