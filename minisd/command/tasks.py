@@ -43,7 +43,8 @@ To train a finished model further, without the runs that made it:
 def train_options(parser: argparse.ArgumentParser) -> None:
     """What `train` may be told."""
     add = parser.add_argument
-    add("stages", nargs="*", type=stage, metavar="stage", help=f"some of {', '.join(STAGES)}; all")
+    some = f"some of {', '.join(STAGES)}; all of them by default"
+    add("stages", nargs="*", type=stage, metavar="stage", help=some)
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=count, help="another number of steps than each stage's own")
     add("--scenes", type=count, default=80_000, help="that text and unet learn from (%(default)s)")
@@ -56,7 +57,8 @@ def train_options(parser: argparse.ArgumentParser) -> None:
 def stage(text: str) -> str:
     """The name of a stage."""
     if text not in STAGES:
-        raise argparse.ArgumentTypeError(f"no stage {text!r:.40}; there are {', '.join(STAGES)}")
+        names = ", ".join(STAGES)
+        raise argparse.ArgumentTypeError(f"there is no stage {text!r:.40}; there are {names}")
     return text
 
 

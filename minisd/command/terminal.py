@@ -46,8 +46,8 @@ def sentence(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or any(word in text for word in MEMORY):
         return (
-            "this takes more memory than there is; for a picture a smaller --size, --tile 64 (decode "
-            "in tiles) and --release (hold one network at a time) take less"
+            "this takes more memory than there is; for a picture a smaller --size, --tile 64 "
+            "(decode in tiles) and --release (hold one network at a time) take less"
         )
     if not type(error).__module__.startswith("minisd"):  # ours may tell how to mend it, in lines
         text = (text.splitlines() or [""])[0]
