@@ -736,7 +736,7 @@ NO_CHECKPOINTS = {
         ["encoder.conv_in.weight", "quant_conv.weight"],
         ["decoder.mid_block.attentions.0.to_q.weight", "encoder.down_blocks.0.a.weight"],
     ),
-    "a run of the training": (["network.unet.time_embed.0.weight"],),
+    "a run of a training": (["network.unet.time_embed.0.weight"],),
 }
 FILES = [(what, keys) for what, files in NO_CHECKPOINTS.items() for keys in files]
 
