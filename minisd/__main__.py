@@ -3,22 +3,20 @@
 import signal
 import sys
 
-from .command.terminal import (  # little, for Ctrl-C: the rest is for main
-    say,
-    sentence,
-    uninterrupted,
-)
+# Little is imported here, for Ctrl-C: the rest is for main.
+from .command.terminal import STOPPED, say, sentence, uninterrupted
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0, or what went wrong: 1 a mistake, 2 wrong arguments, 130 Ctrl-C."""
-    written = []
+    words, written = sys.argv[1:] if arguments is None else list(arguments), []
     try:
         with uninterrupted():
             from .command.run import run
-        return run(sys.argv[1:] if arguments is None else list(arguments), written)
+        return run(words, written)
     except KeyboardInterrupt:
-        return say(f"stopped; pictures written: {len(written)}", 130)
+        pictures = f"stopped; pictures written: {len(written)}"
+        return say(STOPPED.get(words[0] if words else "", pictures), 130)
     except Exception as error:
         return say(sentence(error), 1)
 

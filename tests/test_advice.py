@@ -528,7 +528,7 @@ COMMANDS = ["txt2img", "img2img", "inpaint", "depth2img", "upscale", "trajectory
 WORDS = ["p.png", "m.png", "both.png", "dark.png", "depth.png", "none.png", "d", "", "ü☃", "\udcff"]
 WORDS += [PROMPT, "(a:1.2)", "x" * 400, "-", "--", "a\0b", "=", "/dev/zero", ".", "[a|b] --ar 1:2"]
 NUMBERS = ["0", "1", "2", "-3", "1.5", "nan", "inf", "x", "", "64", "32x48", "9" * 31, "1e9", "2_0"]
-FLAGS = {option for parser in parsers()[1].values() for option in parser._option_string_actions}
+FLAGS = {option for name in COMMANDS for option in parsers()[1][name]._option_string_actions}
 FLAGS = sorted(FLAGS - {"-h", "--help", "--out", "--device", "--checkpoint"}) + ["--H", "--plms"]
 
 

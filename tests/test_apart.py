@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 import minisd
+from minisd.__main__ import main
 from minisd.teaching.grading import apart
-from minisd.teaching.grading.command import grade_all, main
+from minisd.teaching.grading.grade import grade_all
 from minisd.teaching.grading.jobs import Row, Settings
 from minisd.teaching.grading.submission import collect
 
@@ -223,15 +224,15 @@ def test_what_a_user_could_read_is_told(place, checkout, interpreter, monkeypatc
     """Refused or told in a sentence, whose command closes what it names."""
     monkeypatch.setattr(sys, "executable", interpreter)
     folder = attacks.write(place, {})
-    command = [str(folder), "--out", str(place / "out"), "--user", str(FIRST), "--jobs", "1"]
-    with pytest.raises(SystemExit):
-        main(command)
+    command = ["grade", str(folder), "--out", str(place / "out")]
+    command += ["--user", str(FIRST), "--jobs", "1"]
+    assert main(command) == 1
     said = capsys.readouterr().err
     assert str(folder) in said and "can read" in said
     subprocess.run(said.split("`")[1], shell=True, check=True)
     assert main(command) == 0  # the folder of the tables was made so that no other can read it
     said = capsys.readouterr().err
-    assert said.startswith("warning") and "/checkout/minisd/teaching/exercises" in said
+    assert said.startswith("minisd: warning: ") and "/checkout/minisd/teaching/exercises" in said
     subprocess.run(said.split("`")[1], shell=True, check=True)
     assert main(command) == 0 and "warning" not in capsys.readouterr().err
     assert (place / "checkout/notebooks").stat().st_mode & 0o77 == 0

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from minisd.__main__ import main
-from minisd.command.terminal import uninterrupted
+from minisd.command.arguments import read
+from minisd.command.tasks import STAGES, TASKS
+from minisd.command.terminal import STOPPED, uninterrupted
 from minisd.pipeline import Pipeline
 from minisd.pipeline.pictures import open_picture, read_settings, save_png
+from minisd.tiny import train
 from minisd.tiny.scenes import paint, random_scene
 from minisd.tiny.weights import TINY
 from minisd.training import rng
@@ -186,6 +189,86 @@ def test_words_of_no_caption_are_named(capsys):
     assert "zebra" in capsys.readouterr().err
 
 
+# ---- train, judge, grade, handout ---------------------------------------------------------
+
+TAKEN = {  # options that each takes, and a line that names a file which is not there
+    "train": (["--save-every", "--begin"], ["unet", "--begin", "none.safetensors"]),
+    "judge": (["--captions", "--sampler"], ["none.safetensors"]),
+    "grade": (["--timeout", "--user"], ["none.ipynb"]),
+    "handout": (["--nbgrader", "--out"], ["none.ipynb", "--out", "copies"]),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_the_other_commands_have_the_same_help_and_sentences(name, capsys):
+    options, missing = TAKEN[name]
+    for words in ([name, "--help"], ["--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        told = capsys.readouterr()
+        assert stop.value.code == 0 and not told.err and name in told.out
+        assert words == ["--help"] or all(option in told.out for option in options)
+    near = options[0][:-2] + "xy"
+    for words in ([*missing, "--no-such"], [*missing, near]):
+        with pytest.raises(SystemExit) as stop:
+            main([name, *words])
+        told = capsys.readouterr().err
+        assert stop.value.code == 2 and told.startswith(f"minisd: there is no {words[-1]}")
+        assert told.endswith(f"(minisd {name} --help lists what there is)\n")
+        assert told.count("\n") == 1 and (words[-1] != near or f"{options[0]}, perhaps?" in told)
+    assert main([name, *missing]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("minisd: ") and told.count("\n") == 1 and "none." in told
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["grade"], "required: submissions"),
+        (["grade", "a", "--jobs", "0"], "--jobs: must be a whole number from 1, got '0'"),
+        (["grade", "a", "--timeout", "nan"], "--timeout: must be positive, got 'nan'"),
+        (["grade", "a", "--memory", "-1"], "--memory: must be positive, got '-1'"),
+        (["handout", "a.ipynb"], "required: --out"),
+        (["judge", "--captions", "0"], "--captions: must be a whole number from 1, got '0'"),
+        (["judge", "a", "b"], "'b' is left over; what"),
+        (["graed", "marks"], "there is no command graed; grade, perhaps?"),
+    ],
+)
+def test_words_out_of_place_for_the_other_commands(words, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert told.startswith("minisd: ") and sentence in told and "--help" in told
+
+
+def test_the_table_of_the_judge(capsys):
+    assert main(["judge", "--captions", "1", "--steps", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and len({line.count("|") for line in lines}) == 1
+    assert lines[0].startswith("| things, split | right |") and lines[2].startswith("| 1, seen |")
+
+
+def test_words_of_the_commands_agree_with_what_they_run():
+    assert TASKS.keys() == TAKEN.keys() == STOPPED.keys()
+    assert STAGES == (*train.SETTINGS, "export")
+    assert read(["train"]).scenes == train.SCENES
+
+
+def test_the_name_of_a_command_is_painted_where_txt2img_is_named():
+    assert run("txt2img", "train", "--steps", "1") == 0
+    assert read_settings("minisd.png")["prompt"] == "train"
+
+
+def test_a_picture_does_not_start_another_command(capsys):
+    save_png("p.png", torch.zeros(3, 64, 64), {"minisd": "grade", "version": "1", "prompt": "."})
+    assert run("again", "p.png") == 1
+    assert "does not tell how minisd made it" in capsys.readouterr().err
+
+
+# ---- Ctrl-C -------------------------------------------------------------------------------
+
+
 def test_ctrl_c_at_any_moment_ends_it_in_a_sentence():
     """While torch is imported, while the model is loaded, while it samples. Python's own start,
     before a line of ours, and its end are not ours."""
@@ -203,6 +286,24 @@ def test_ctrl_c_at_any_moment_ends_it_in_a_sentence():
         told = child.communicate(timeout=300)[1]
         assert child.returncode == 130 and told == "minisd: stopped; pictures written: 0\n", told
     assert not os.listdir()
+
+
+@pytest.mark.parametrize("words", [["train", "kl", "--folder", "runs"], ["judge"]])
+def test_ctrl_c_ends_the_other_commands_in_their_own_sentence(words):
+    code = "from minisd.__main__ import program; print('.', flush=True); program()"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", code, *words]
+    children = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    for child in children:
+        assert child.stdout.readline() == ".\n"
+    start = time.monotonic()
+    for moment, child in zip((0.0, 0.2, 0.8, 3.0), children, strict=True):
+        time.sleep(max(0, start + moment - time.monotonic()))
+        child.send_signal(signal.SIGINT)
+    for child in children:
+        told = child.communicate(timeout=300)[1]
+        assert child.returncode == 130 and told.endswith(f"minisd: {STOPPED[words[0]]}\n"), told
+        assert "Traceback" not in told
 
 
 def test_ctrl_c_during_imports_waits_for_their_end():

@@ -15,10 +15,11 @@ import pytest
 import submissions
 import torch
 
+from minisd.__main__ import main
 from minisd.teaching.exercises import EXERCISES, NOTEBOOKS
 from minisd.teaching.grading.apart import Stopped, size, users_of
-from minisd.teaching.grading.command import grade_all, main
 from minisd.teaching.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
+from minisd.teaching.grading.grade import grade_all
 from minisd.teaching.grading.jobs import Mark, Row, Settings, _best, grade, package_files
 from minisd.teaching.grading.page import page
 from minisd.teaching.grading.record import TRIES, Record, key
@@ -34,7 +35,7 @@ if sys.platform == "linux":  # where memory is limited
 def test_a_class_is_graded(tmp_path, capsys):
     """And, with the same command again, nothing is run twice and the tables are the same."""
     submissions.write(tmp_path / "class", SOME)
-    command = [str(tmp_path / "class"), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    command = ["grade", str(tmp_path / "class"), "--out", str(tmp_path / "out"), "--jobs", "2"]
     record = Record((tmp_path / "out").mkdir() or tmp_path / "out")
     assert main(command) == 0
     rows = list(Record(tmp_path / "out").rows.values())
@@ -198,12 +199,12 @@ def test_a_mistake_of_ours_is_a_row_and_not_final(tmp_path, monkeypatch, error):
         calls.append(settings.alone)
         raise error
 
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", fails)
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", fails)
     for _ in range(TRIES + 1):  # nor is it held against the notebook
         [found] = grade_all([anna(tmp_path)], tmp_path, 2, Settings())
         assert type(error).__name__ in found.note and len(found.marks) == 6 and found.unsure
     assert calls == [False, True] * (TRIES + 1)
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: row())
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", lambda *a: row())
     assert grade_all([anna(tmp_path)], tmp_path, 2, Settings()) == [row()]
     assert list(Record(tmp_path).rows.values()) == [row()]
 
@@ -211,7 +212,7 @@ def test_a_mistake_of_ours_is_a_row_and_not_final(tmp_path, monkeypatch, error):
 def test_a_file_that_is_gone_costs_its_own_row(tmp_path, monkeypatch):
     gone = anna(tmp_path)
     gone.path.unlink()
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: 1 / 0)
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", lambda *a: 1 / 0)
     [found] = grade_all([gone], tmp_path, 1, Settings())
     assert len(found.marks) == 6 and "error" in page([found])
 
@@ -231,11 +232,30 @@ def test_what_is_no_number_is_wrong(tmp_path):
 def test_the_command_tells_what_is_not_final(tmp_path, monkeypatch, capsys):
     (tmp_path / "in").mkdir()
     anna(tmp_path / "in")
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: 1 / 0)
-    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", lambda *a: 1 / 0)
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(command) == 1 and "failed for 1 of them" in capsys.readouterr().err
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", lambda *a: row())
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", lambda *a: row())
     assert main(command) == 0 and "1 submissions, 12 points" in capsys.readouterr().out
+
+
+def test_a_stopped_or_hindered_command_says_that_it_goes_on(tmp_path, monkeypatch, capsys):
+    def stops(*_):
+        raise KeyboardInterrupt
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "in").mkdir()
+    anna(tmp_path / "in")
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", lambda *a: row())
+    for fails, code, says in ((stops, 130, "interrupted"), (full, 1, "No space left on device")):
+        monkeypatch.setattr("minisd.teaching.grading.grade.write", fails)
+        assert main(command) == code
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("minisd: ") and says in said
+        assert said.endswith("; the same command goes on from here")
 
 
 def test_what_may_have_been_hindered_is_tried_once_more_alone(tmp_path, monkeypatch):
@@ -245,7 +265,7 @@ def test_what_may_have_been_hindered_is_tried_once_more_alone(tmp_path, monkeypa
         calls.append(settings.alone)
         return row(status="error", note="died")._replace(unsure=not settings.alone)
 
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", hindered)
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", hindered)
     [found] = grade_all([anna(tmp_path)], tmp_path, 2, Settings())
     assert calls == [False, True] and found == row(status="error", note="died")
     assert grade_all([anna(tmp_path)], tmp_path, 2, Settings()) == [found] and len(calls) == 2
@@ -267,7 +287,7 @@ def test_what_ran_when_the_grader_was_killed_runs_alone(tmp_path, monkeypatch):
         running.remove(submission)
         return row()
 
-    monkeypatch.setattr("minisd.teaching.grading.command.grade", counts)
+    monkeypatch.setattr("minisd.teaching.grading.grade.grade", counts)
     grade_all(both, tmp_path, 2, Settings())
     assert most == [(1, True)] * 2
 
@@ -389,15 +409,16 @@ def test_only_plain_files_of_a_notebooks_size_are_read_for_the_key(tmp_path):
             assert key(Submission(tmp_path / f"{name}.ipynb", "anna", "x"))
 
 
-@pytest.mark.parametrize("module", ["minisd.teaching.grading.command", "minisd.teaching.handout"])
-def test_a_missing_package_is_named(module):
+@pytest.mark.parametrize("words", [["grade", "."], ["handout", "a.ipynb", "--out", "."]])
+def test_a_missing_package_is_named(words):
     code = (
         "import sys, importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda n, *a: None if n in ('zmq', 'psutil') else find(n, *a)\n"
-        f"import {module}"
+        f"from minisd.__main__ import main\nsys.exit(main({words}))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode and run.stderr.endswith("`pip install psutil pyzmq`\n")
+    assert run.returncode == 1 and run.stderr.startswith("minisd: ")
+    assert run.stderr.count("\n") == 1 and run.stderr.endswith("`pip install psutil pyzmq`\n")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import pytest
 import rewrites
 import submissions
 
+from minisd.__main__ import main
 from minisd.teaching.exercises import EXERCISES
 from minisd.teaching.exercises import NOTEBOOKS as IN_NOTEBOOKS
 from minisd.teaching.grading.calls import answers, parsed
 from minisd.teaching.grading.jobs import POINTS
 from minisd.teaching.guarded import attempt
-from minisd.teaching.handout import emptied, hand_out, main
+from minisd.teaching.handout import emptied, hand_out
 from minisd.teaching.verdicts import copies, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -240,17 +241,17 @@ def test_nbgraders_marks(path):
 
 
 def test_the_command(tmp_path, capsys):
-    assert main([str(NOTEBOOKS[2]), "--out", str(tmp_path), "--nbgrader"]) == 0
+    assert main(["handout", str(NOTEBOOKS[2]), "--out", str(tmp_path), "--nbgrader"]) == 0
     assert "6 blanks" in capsys.readouterr().out
+    assert main(["handout", str(NOTEBOOKS[0]), "--out", str(tmp_path)]) == 0
+    assert "minisd: " + str(NOTEBOOKS[0]) + ": code cell 19 has" in capsys.readouterr().err
     (tmp_path / "bad.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
     for name in ("bad.ipynb", "list.ipynb", "none.ipynb"):
-        with pytest.raises(SystemExit):
-            main([str(tmp_path / name), "--out", str(tmp_path / "x")])
+        assert main(["handout", str(tmp_path / name), "--out", str(tmp_path / "x")]) == 1
         assert name in capsys.readouterr().err
     text = (tmp_path / NOTEBOOKS[2].name).read_bytes()  # nobody's file is written over
     for path in (tmp_path / NOTEBOOKS[2].name, NOTEBOOKS[2]):
-        with pytest.raises(SystemExit):
-            main([str(path), "--out", str(tmp_path)])
+        assert main(["handout", str(path), "--out", str(tmp_path)]) == 1
         assert "is there already" in capsys.readouterr().err
     assert (tmp_path / NOTEBOOKS[2].name).read_bytes() == text

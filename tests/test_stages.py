@@ -9,6 +9,7 @@ import torch
 from network_pairs import difference
 from torch import nn
 
+from minisd.__main__ import main
 from minisd.checkpoints import loading as checkpoint
 from minisd.checkpoints import tensorfile
 from minisd.models import configs
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "SETTINGS", {name: short for name, (short, _) in SHORT.items()})
         out = str(folder / "tiny.safetensors")
-        train.main(["--folder", str(folder), "--scenes", "60", "--out", out])
+        assert main(["train", "--folder", str(folder), "--scenes", "60", "--out", out]) == 0
     return folder
 
 
@@ -100,7 +101,7 @@ def test_a_checkpoint_of_the_runs_beside_it(folder, tmp_path, monkeypatch):
         train.begun(folder / "kl.safetensors")
     words = str(told.value).split("python -m minisd train ")[1].split(", and their")[0].split(" ")
     monkeypatch.chdir(tmp_path)
-    train.main([*words, "--scenes", "60"])
+    assert main(["train", *words, "--scenes", "60"]) == 0
     assert train.begun(tmp_path / "tiny.safetensors").unet is not None
 
 
@@ -119,7 +120,7 @@ def test_a_unet_of_a_strange_scale_is_not_exported(folder, tmp_path):
         train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
 
 
-def test_a_finished_model_is_trained_on(folder, tmp_path):
+def test_a_finished_model_is_trained_on(folder, tmp_path, capsys):
     """--begin: its weights, its first stage and its scale, and no run is needed for them."""
     begin, out = folder / "tiny.safetensors", tmp_path / "on.safetensors"
     joint = train.stage("unet", tmp_path, 60, begin)
@@ -130,22 +131,41 @@ def test_a_finished_model_is_trained_on(folder, tmp_path):
         | {f"text.{k}": v for k, v in whole.text.state_dict().items()},
     )
     assert joint.scale == whole.vae.config.scale_factor and joint.network.training
-    words = ["unet", "export", "--begin", str(begin), "--folder", str(tmp_path), "--steps", "2"]
-    train.main([*words, "--scenes", "60", "--out", str(out)])
+    words = [
+        "train",
+        "unet",
+        "export",
+        "--begin",
+        str(begin),
+        "--folder",
+        str(tmp_path),
+        "--steps",
+        "2",
+    ]
+    assert main([*words, "--scenes", "60", "--out", str(out)]) == 0
     old, new = content(begin), content(out)
     moved = [key for key in old if not torch.equal(old[key], new[key])]
     assert old.keys() == new.keys() and not [k for k in moved if k.startswith("first_stage")]
     assert any(k.startswith("model.") for k in moved)
     run = tmp_path / "unet.safetensors"  # no checkpoint yet, but what the sentence says makes one
-    on_run = ["unet", "--begin", str(run), "--folder", str(tmp_path / "on"), "--scenes", "60"]
-    with pytest.raises(SystemExit, match="is a run, and --begin takes a checkpoint") as end:
-        train.main(on_run)
-    assert f"python -m minisd train export --folder {tmp_path}, and their --scenes" in str(
-        end.value
-    )
-    with pytest.raises(SystemExit, match="settings .*begin"):  # the run began with others
-        shutil.copy(folder / "unet.safetensors", tmp_path)
-        train.main([*words, "--scenes", "60", "--out", str(out)])
+    on_run = [
+        "train",
+        "unet",
+        "--begin",
+        str(run),
+        "--folder",
+        str(tmp_path / "on"),
+        "--scenes",
+        "60",
+    ]
+    capsys.readouterr()
+    assert main(on_run) == 1
+    said = capsys.readouterr().err
+    assert "is a run, and --begin takes a checkpoint" in said
+    assert f"python -m minisd train export --folder {tmp_path}, and their --scenes" in said
+    shutil.copy(folder / "unet.safetensors", tmp_path)  # which began with other weights
+    assert main([*words, "--scenes", "60", "--out", str(out)]) == 1
+    assert re.search("settings .*begin", capsys.readouterr().err)
 
 
 # ---- what they learn from -----------------------------------------------------------------

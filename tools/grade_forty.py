@@ -19,13 +19,7 @@ from minisd.teaching.grading.record import Record  # noqa: E402
 
 def command(folder: pathlib.Path, out: str) -> list[str]:
     options = ["--out", str(folder / out), "--jobs", "2", "--timeout", "90"]
-    return [
-        sys.executable,
-        "-m",
-        "minisd.teaching.grading.command",
-        str(folder / "class"),
-        *options,
-    ]
+    return [sys.executable, "-m", "minisd", "grade", str(folder / "class"), *options]
 
 
 def main() -> int:

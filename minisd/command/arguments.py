@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from .tasks import TASKS
 from .terminal import say
+from .values import number, side, whole_number
 
 COMMANDS = {
     "txt2img": "a picture of a prompt; the name may be left out",
@@ -61,6 +63,7 @@ EXAMPLES = """
   minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors
   minisd info sd-v1-4.safetensors
   minisd again minisd.png
+  minisd grade returned/ --out marks
 
 Without --checkpoint the tiny model that comes with minisd paints: one or two coloured shapes.
 minisd txt2img --help, and so on, lists the options of each."""
@@ -76,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 def read(words: list[str]) -> argparse.Namespace:
     """A line's words as options; those without a command are txt2img's. SystemExit on a mistake."""
-    given_name = not words or words[0] in (*COMMANDS, "-h", "--help")
+    given_name = not words or words[0] in (*COMMANDS, *TASKS, "-h", "--help")
     words = words if given_name else ["txt2img", *words]
     whole, commands = parsers()
     options, rest = whole.parse_known_args(words)
@@ -84,11 +87,13 @@ def read(words: list[str]) -> argparse.Namespace:
         command = commands[options.command]
         if odd := [word for word in rest if word.startswith("-")]:
             command.error(f"there is no {odd[0]}" + meant_by(odd[0], command))
-        meant = difflib.get_close_matches(words[1], COMMANDS, 1, 0.7)
+        meant = difflib.get_close_matches(words[1], [*COMMANDS, *TASKS], 1, 0.7)
         if options.command == "txt2img" and meant and not given_name:
             command.error(f"there is no command {words[1]}; {meant[0]}, perhaps?")
-        more = " ".join(rest)
-        command.error(f"{more!r} is left over: a prompt of several words goes in quotes")
+        more = repr(" ".join(rest))
+        if options.command in TASKS:
+            command.error(f"{more} is left over; what has no option stands together, in one place")
+        command.error(f"{more} is left over: a prompt of several words goes in quotes")
     if options.command is None:
         whole.print_help()
         whole.exit(2)
@@ -119,6 +124,14 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         made[name].add_argument("--strength", type=number, help="0 to 1: how much is painted anew")
     made["trajectory"].add_argument("--columns", type=whole_number, default=8, help="8 by default")
     made["upscale"].add_argument("--level", type=whole_number, help="of noise, 0 to 999; 20")
+    for name, task in TASKS.items():
+        made[name] = commands.add_parser(
+            name,
+            help=task.line,
+            description=task.page,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        task.options(made[name])
     return whole, made
 
 
@@ -126,7 +139,7 @@ def meant_by(option: str, command: Parser) -> str:
     """What follows "there is no --option": what is meant, as far as it can be told."""
     option = option.split("=")[0]
     name, known = option.strip("-").replace("-", "_").lower(), command._option_string_actions
-    if name in WORDS:
+    if name in WORDS and command.prog.split()[-1] not in TASKS:
         return f": {WORDS[name]}"
     near = difflib.get_close_matches(option.lower(), known, 1)
     for line in THEIRS.split("\n")[1:]:
@@ -214,35 +227,3 @@ def _model() -> Parser:
     model.add_argument("--release", action="store_true", help="hold one network at a time")
     model.add_argument("--tile", type=whole_number, help="decode by tiles of so many latents")
     return parser
-
-
-# ---- values -------------------------------------------------------------------------------
-
-
-def whole_number(text: str) -> int:
-    """An integer."""
-    if len(text) > 30:
-        raise argparse.ArgumentTypeError(f"a number of {len(text)} characters is too long")
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def number(text: str) -> float:
-    """A number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def side(text: str) -> int | tuple[int, int]:
-    """512 or 512x768, as a size."""
-    try:
-        numbers = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size like 512 or 512x768, height first")
-    return numbers if len(numbers) == 2 else numbers[0]

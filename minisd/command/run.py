@@ -1,4 +1,4 @@
-"""What the commands do: a picture, or what a checkpoint is."""
+"""What the commands for pictures do: a picture, or what a checkpoint is. The rest is in `tasks`."""
 
 import argparse
 import inspect
@@ -12,12 +12,15 @@ from .. import __version__
 from ..tiny.weights import TINY
 from .arguments import read
 from .given import at_size, check, fingerprints, open_given, picture_size, repeated, targets
+from .tasks import TASKS
 from .terminal import on_screen, say, tell, uninterrupted
 
 
 def run(words: list[str], written: list[Path]) -> int:
     """Run a line's command; the exit code. `written` grows by each picture that is saved."""
     options = read(words)
+    if options.command in TASKS:
+        return TASKS[options.command].work(options)
     if options.command == "info":
         return info(options)
     return picture(repeated(options) if options.command == "again" else options, written)

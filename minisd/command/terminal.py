@@ -7,6 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+STOPPED = {  # by Ctrl-C: what is left of a command's work; of the other commands, the pictures
+    "train": "stopped; the same command goes on from the last save",
+    "judge": "stopped; the rows above are whole",
+    "grade": "interrupted; the same command goes on from here",
+    "handout": "stopped; the copies named above are whole",
+}
 MEMORY = ("out of memory", "DefaultCPUAllocator", "alloc_cpu")  # how torch's errors say it
 
 
@@ -40,8 +46,8 @@ def sentence(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or any(word in text for word in MEMORY):
         return (
-            "this takes more memory than there is; a smaller --size, --tile 64 (decode in tiles) "
-            "and --release (hold one network at a time) take less"
+            "this takes more memory than there is; for a picture a smaller --size, --tile 64 "
+            "(decode in tiles) and --release (hold one network at a time) take less"
         )
     if not type(error).__module__.startswith("minisd"):  # ours may tell how to mend it, in lines
         text = (text.splitlines() or [""])[0]

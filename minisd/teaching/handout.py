@@ -8,13 +8,11 @@ nbgrader's marks, for the `source` folder of a course.
 
 import __future__
 
-import argparse
 import ast
 import itertools
 import json
 import pathlib
 import re
-import sys
 import warnings
 
 from .checking import SECONDS
@@ -210,35 +208,26 @@ def validate(notebook: dict) -> bool:
     return True
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m minisd handout", description=__doc__)
-    parser.add_argument("notebooks", nargs="+", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the copies")
-    parser.add_argument("--nbgrader", action="store_true", help="mark the cells for nbgrader")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    for path in given.notebooks:
-        target = given.out / path.name
-        if target.exists():
-            parser.error(f"{target} is there already; delete it, or give another folder for --out")
-        try:
-            with warnings.catch_warnings(record=True) as told:
-                copy = hand_out(json.loads(path.read_bytes()), given.nbgrader)
-        except (OSError, ValueError) as error:
-            parser.error(f"{path}: {error}")
-        except (KeyError, TypeError):
-            parser.error(f"{path} is no notebook")
-        for warning in told:
-            print(f"{path}: {warning.message}", file=sys.stderr)
-        checked = validate(copy) if given.nbgrader else None
-        text = json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-        target.write_text(text, encoding="utf-8")
-        valid = "" if checked is None else ", valid for nbgrader"
-        valid = valid if checked is not False else ", nbgrader is not here to check it"
-        print(f"{target}: {text.count('# your code')} blanks{valid}")
-    return 0
+def copy_notebook(
+    path: pathlib.Path, target: pathlib.Path, nbgrader: bool = False
+) -> tuple[str, list[str]]:
+    """Write a class's copy of a notebook file. Gives what is told of the copy, and the warnings.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises ValueError where the target is there already, or the file is no notebook or cannot be
+    handed out.
+    """
+    if target.exists():
+        raise ValueError(f"{target} is there already; delete it, or give another folder for --out")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)  # for each notebook anew
+            copy = hand_out(json.loads(path.read_bytes()), nbgrader)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no notebook") from error
+    checked = validate(copy) if nbgrader else None
+    text = json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    target.write_text(text, encoding="utf-8")
+    valid = {None: "", True: ", valid for nbgrader", False: ", nbgrader is not here to check it"}
+    return f"{text.count('# your code')} blanks{valid[checked]}", [str(w.message) for w in told]

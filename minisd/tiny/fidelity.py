@@ -1,24 +1,16 @@
 """Does the tiny model do as it is told? Pictures of held-out captions, scored by the judge.
 
-    python -m minisd judge [CHECKPOINT] [--captions 500] [--scale 2] [--steps 30]
-
 Captions come in five groups: one thing or two, of combinations that training has seen, of shapes in
-colours that it has not, and (two things) of shapes that it has not seen together.
+colours that it has not, and (two things) of shapes that it has not seen together. `minisd judge`
+prints the table.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tqdm import tqdm
-
-from ..checkpoints.tensorfile import CheckpointError
 from ..pipeline import Pipeline
 from ..training import rng
 from .judge import Verdict, judge
 from .scenes import caption, random_scene
-from .weights import TINY
 
 GROUPS = ((1, "seen"), (1, "colors"), (2, "seen"), (2, "colors"), (2, "shapes"))
 HELD_OUT = 7_000_000  # keys of random numbers that no training uses
@@ -49,31 +41,3 @@ def shares(said: Sequence[Verdict]) -> dict[str, float]:
     for name in Verdict._fields:
         parts[name] = [getattr(v, name) for v in said if getattr(v, name) is not None]
     return {name: sum(good) / len(good) for name, good in parts.items() if good}
-
-
-def main() -> None:
-    """The command line: a table as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m minisd judge", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=TINY)
-    parser.add_argument("--captions", type=int, default=500)
-    parser.add_argument("--scale", type=float)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--sampler", default="plms")
-    options = parser.parse_args()
-    try:
-        pipe = Pipeline.load(options.checkpoint)
-        columns = ("right", *Verdict._fields)
-        print("| things, split |", " | ".join(columns), "|")
-        print("|---" * (len(columns) + 1) + "|")
-        for things, split in tqdm(GROUPS, disable=not sys.stderr.isatty()):
-            texts = captions(things, split, options.captions)
-            settings = {name: getattr(options, name) for name in ("scale", "steps", "sampler")}
-            found = shares(verdicts(pipe, texts, **settings))
-            row = (f"{found[name]:.1%}" if name in found else "" for name in columns)
-            print(f"| {things}, {split} |", " | ".join(row), "|", flush=True)
-    except (CheckpointError, ValueError) as error:
-        sys.exit(f"minisd.tiny.fidelity: {error}")
-
-
-if __name__ == "__main__":
-    main()

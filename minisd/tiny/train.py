@@ -7,21 +7,12 @@
     export  the weights of kl, text and unet in one checkpoint
 
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
-there when it is started again. On several processes:
-
-    torchrun --nproc_per_node=2 -m minisd train unet
-
-To train a finished model further, without the runs that made it:
-
-    python -m minisd train unet export --begin tiny.safetensors --steps 20000
+there when it is started again. `minisd train --help` says how to start them.
 """
 
-import argparse
 import os
-import re
-import sys
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +39,6 @@ SETTINGS = {
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
 }
-ORDER = (*SETTINGS, "export")
 SCENES = 80_000
 
 
@@ -160,64 +150,41 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
 
-def main(words: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minisd train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("stages", nargs="*", metavar="stage", help=f"some of {', '.join(ORDER)}; without any, all")
-    add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
-    add("--steps", type=_count, help="another number of steps than each stage's own")
-    add("--scenes", type=_count, default=SCENES, help="that text and unet learn from (%(default)s)")
-    add("--save-every", type=float, default=60, metavar="SECONDS", help="(%(default)s)")
-    add("--begin", type=Path, metavar="CHECKPOINT", help="unet begins with its weights")
-    add("--seed", type=_seed, default=0, help="of what unet draws; another one for each --begin")
-    add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
-    asked = parser.parse_args(words)
-    for name in asked.stages:
-        if name not in ORDER:
-            parser.error(f"there is no stage {name!r}; there are {', '.join(ORDER)}")
+def train_stages(
+    names: Sequence[str],
+    folder: Path,
+    out: Path,
+    steps: int | None = None,
+    scenes: int = SCENES,
+    save_every: float = 60,
+    begin: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Train the stages of these names, in their order; "export" writes the checkpoint `out`.
+
+    Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
+    torchrun the processes share each batch. Raises ValueError for what cannot be used.
+    """
     try:
         if "WORLD_SIZE" in os.environ:
             dist.init_process_group("gloo")
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(asked.folder, os.W_OK):
-            sys.exit(f"cannot write into {asked.folder}")
-        for name in asked.stages or ORDER:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"cannot write into {folder}")
+        for name in names:
             if name == "export":
                 if group()[1] == 0:
-                    export(asked.folder, asked.out, asked.scenes, asked.begin)
+                    export(folder, out, scenes, begin)
                 continue
-            settings = SETTINGS[name]
-            if asked.steps:
-                settings = settings._replace(steps=asked.steps)
-            path = asked.folder / f"{name}.safetensors"
-            part = stage(name, asked.folder, asked.scenes, asked.begin, asked.seed)
-            run(Run(part, settings, path), asked.save_every)
+            settings = SETTINGS[name]._replace(**{"steps": steps} if steps else {})
+            part = stage(name, folder, scenes, begin, seed)
+            run(Run(part, settings, folder / f"{name}.safetensors"), save_every)
             wait()
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last save", file=sys.stderr)
-        sys.exit(130)
     except OSError as error:
-        sys.exit(f"cannot use {error.filename or asked.folder}: {error.strerror or error}")
-    except (ValueError, SafetensorError) as error:
-        sys.exit(str(error))
+        what = f"{error.filename or folder}: {error.strerror or error}"
+        raise ValueError(f"cannot use {what}") from error
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _count(text: str, least: int = 1) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r:.40}")
-    return int(text)
-
-
-_seed = partial(_count, least=0)
-
-
-if __name__ == "__main__":
-    main()

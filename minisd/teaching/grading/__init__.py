@@ -1,5 +1,6 @@
-"""The grader's parts: `minisd.teaching.grading.command` is its command.
+"""The grader's parts, for the command `minisd grade`.
 
+grade      a class: every submission, side by side, and the tables
 submission what was handed in: whose, which notebook, and what is not read
 calls      the `check` calls of a notebook, from its syntax tree
 data       a case's arguments as JSON and back; a student's answers, numbers only

@@ -1,32 +1,24 @@
-"""Grade returned notebooks: `python -m minisd grade SUBMISSIONS... --out FOLDER`.
+"""A class's submissions side by side, with a record to go on from; then the tables.
 
-SUBMISSIONS are notebooks and folders of them. Each is run in a fresh kernel, with limits, in an
-empty folder; then its functions are asked, and judged here. FOLDER gets index.html, table.csv (a
-line a submission) and answers.csv (a line an exercise); the same command again goes on where an
-interrupted run stopped. Without --out the marks are only printed.
-
-This RUNS THE STUDENTS' CODE, with your rights, unless you give it less: docs/TEACHING.md says how.
+`minisd grade` is the command. It RUNS THE STUDENTS' CODE: docs/TEACHING.md says with which rights.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import os
 import pathlib
 import queue
-import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from ..exercises import NOTEBOOKS
-from .apart import adopt, try_users, users_of
+from .apart import adopt
 from .jobs import ERROR, Mark, Row, Settings, grade, package_files
-from .page import answers_csv, lines, page, table_csv, unread_lines
+from .page import answers_csv, page, table_csv
 from .record import Record, key
-from .submission import Submission, Unread, collect, content
+from .submission import Submission, Unread, content
 
 
 def grade_all(
@@ -111,62 +103,3 @@ def write(rows: list[Row], unread: list[Unread], folder: pathlib.Path) -> None:
         part = folder / f"{name}.part"
         part.write_text(make(rows, unread), encoding="utf-8", errors="replace")
         os.replace(part, folder / name)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minisd grade", description="Grade returned notebooks. RUNS THEIR CODE."
-    )
-    parser.add_argument("submissions", nargs="+", help="notebooks, and folders of notebooks")
-    parser.add_argument("--out", type=pathlib.Path, help="folder of the tables")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="side by side")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds a notebook may run")
-    parser.add_argument("--memory", type=float, default=4, help="GB for a kernel, where limited")
-    parser.add_argument("--user", help="run the notebooks as this user (you must be root)")
-    given = parser.parse_args(arguments)
-    if given.jobs < 1 or given.timeout <= 0 or given.memory <= 0:
-        parser.error("--jobs, --timeout and --memory must be positive")
-    settings, users = Settings(given.timeout, given.memory), ()
-    try:
-        submissions, unread = collect(given.submissions)
-        if given.out:
-            inside = [pathlib.Path(p).resolve() for p in given.submissions]
-            if not {given.out.resolve(), *given.out.resolve().parents}.isdisjoint(inside):
-                raise ValueError("--out must lie outside of the folders that are graded")
-            given.out.mkdir(0o700 if given.user else 0o777, parents=True, exist_ok=True)
-        if given.user:
-            users = users_of(given.user, given.jobs)
-            paths = [*map(pathlib.Path, given.submissions), *filter(None, [given.out])]
-            if warning := try_users(users, paths):
-                print(f"warning: {warning}", file=sys.stderr)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    with tempfile.TemporaryDirectory() if given.out is None else contextlib.nullcontext() as spare:
-        folder = given.out or pathlib.Path(spare)
-        try:
-            rows = grade_all(submissions, folder, given.jobs, settings, users)
-            if given.out:
-                write(rows, unread, given.out)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            return 130
-        except OSError as error:
-            print(f"{error}; the same command goes on from here", file=sys.stderr)
-            return 1
-    if given.out is None:
-        print("\n".join(map(lines, rows)))
-    else:
-        points = sum(row.points for row in rows)
-        print(f"{len(rows)} submissions, {points} points: {given.out}/index.html")
-    if unread:
-        print(unread_lines(unread))
-    if failed := sum(row.unsure for row in rows):
-        print(
-            f"The grader failed for {failed} of them: give the same command again.", file=sys.stderr
-        )
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
