@@ -1,6 +1,7 @@
 """Each exercise's solution once more, in another style: numpy for torch, einops for views, in place
 for new tensors, one formula for a loop, autograd for a derivative. A function is called as its
-exercise; none of minisd is used. tests/test_check.py sees that each is as right as the solution.
+exercise; none of minisd is used. tests/teaching/test_check.py sees that each is as right as the
+solution.
 """
 
 import math

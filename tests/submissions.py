@@ -1,5 +1,5 @@
 """Returned notebooks as a class may return them, each with the table it must give: right, wrong,
-partly done, cheating, broken. tests/test_grade.py takes a few, tools/grade_forty.py all.
+partly done, cheating, broken. tests/teaching/test_grade.py takes a few, tools/grade_forty.py all.
 """
 
 import json

@@ -38,10 +38,16 @@ ENVIRONMENTS = {
     for threads in (1, 2)
     for name, settings in PROCESSORS.items()
 }
-NETWORKS = ("attention_maps", "checkpoint", "diffusers_folder", "models", "stages", "training")
-QUICK = [f"tests/test_{name}.py" for name in NETWORKS]
+QUICK = [  # where networks are asked
+    "tests/checkpoints/test_checkpoint.py",
+    "tests/checkpoints/test_diffusers_folder.py",
+    "tests/models/test_attention_maps.py",
+    "tests/models/test_models.py",
+    "tests/test_training.py",
+    "tests/tiny/test_stages.py",
+]
 # Pictures of the tiny model by the hundred: they take a quarter of the time.
-SLOW = "tests/test_tiny.py::test_it_does_as_it_is_told"
+SLOW = "tests/tiny/test_tiny.py::test_it_does_as_it_is_told"
 PINS = "tests/test_layout.py::test_what_is_installed_is_what_is_pinned"
 
 

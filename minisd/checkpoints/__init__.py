@@ -2,7 +2,7 @@
 
 `tensorfile` opens and writes safetensors, `families` tells the published kinds apart, `loading`
 fills networks, `layouts` and the `diffusers_*` modules read what other tools write.
-May import: models. Imported by: pipeline, tiny, and training for its run files.
+May import: models. Imported by: pipeline, tiny, command, and training for its run files.
 """
 
 from .families import FAMILIES, Family

@@ -3,6 +3,7 @@
 The arguments are torch tensors; plain numbers work too, for checks by hand. Nothing here knows a
 schedule or a network: ᾱ comes in as `ab_t` (at the time x_t belongs to) and `ab_s` (at the earlier
 time s < t; the papers' formulas have s = t-1, and these hold for any s).
+May import: nothing of minisd. Imported by: everything that computes with diffusion.
 """
 
 from .ddim import ddim_mean, ddim_ode_step, ddim_step, dir_xt, sigma

@@ -23,7 +23,7 @@ from minisd.teaching.exercises import NOTEBOOKS as IN_NOTEBOOKS
 from minisd.teaching.grading.data import encode
 from minisd.teaching.verdicts import copies, verdict
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 X = torch.arange(6.0).double().reshape(2, 3)
 
 

@@ -14,7 +14,7 @@ from minisd.checkpoints import loading as checkpoint
 from minisd.checkpoints.families import FAMILIES
 from minisd.pipeline import Pipeline
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
 import random_checkpoint as tool
 
 

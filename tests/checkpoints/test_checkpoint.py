@@ -36,7 +36,7 @@ from minisd.pipeline.settings import times
 from minisd.tiny import train
 from minisd.tiny.weights import TINY
 
-DATA = pathlib.Path(__file__).parent / "data"
+DATA = pathlib.Path(__file__).parents[1] / "data"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT_WIDTH = {"width": 32, "layers": 3, "heads": 2, "vocabulary": 60}
 

@@ -21,7 +21,7 @@ from minisd.teaching.guarded import attempt
 from minisd.teaching.handout import emptied, hand_out
 from minisd.teaching.verdicts import copies, verdict
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STUB = "def my_f(x):\n    ...  # your code\n    return ..."
 

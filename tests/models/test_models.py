@@ -16,7 +16,7 @@ from minisd.models.clip import CLIPText, OpenCLIPText
 from minisd.models.unet import UNet
 from minisd.models.vq import VQModel
 
-DATA = pathlib.Path(__file__).parent / "data"
+DATA = pathlib.Path(__file__).parents[1] / "data"
 COUNTS = [  # parameters and tensors, read off the original code
     (UNet, c.SD1, 859_520_964, 686),
     (UNet, c.SD1_INPAINT, 859_535_364, 686),
