@@ -2,6 +2,7 @@
 that the test gives them: they look for their victims nowhere else.
 """
 
+import os
 import pathlib
 
 from submissions import BOTH, COEF, FUSE, MEAN, TWO, X0, notebook, solved, with_body
@@ -21,6 +22,9 @@ def end_others(mine, seconds):
                 pass
         time.sleep(0.1)
 """
+
+# The number of the first user, another for each run of the tests that may go on beside this one.
+FIRST = 20_000 + os.getpid() % 1500 * 20
 
 
 def saboteur(place: pathlib.Path) -> str:
@@ -64,7 +68,7 @@ def thief(place: pathlib.Path) -> str:
         "        except (OSError, ValueError):\n            continue\n"
         "        stolen = stolen or ([] if any('stolen' in c for c in cells) else cells)\n"
         "    for line in open('/proc/net/tcp'):\n        parts = line.split()\n"
-        f"        if parts[7] in {[str(n) for n in range(20000, 20010)]}:\n"
+        f"        if parts[7] in {[str(n) for n in range(FIRST, FIRST + 10)]}:\n"
         "            if parts[3] == '0A' and parts[1] not in ports:\n"
         "                ports.add(parts[1])\n"
         "                socket.connect(f'tcp://127.0.0.1:{int(parts[1][-4:], 16)}')\n"

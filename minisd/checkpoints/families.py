@@ -263,8 +263,11 @@ def from_json(text: str) -> Family:
             if module not in ROLES[name]:
                 raise ValueError(f"{name} cannot be a {module.__name__}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in part["config"].items()}
-            parts[name] = Part(module, CONFIGS[module](**values), str(part["prefix"]))
-        known = Family(str(content["family"]), parts)
+            parts[name] = Part(module, CONFIGS[module](**values), part["prefix"])
+        known = Family(content["family"], parts)
+        names = [known.name, *(part.prefix for part in parts.values())]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"family and prefix must be text, got {names}")
         if known.name in FAMILIES and "unet" in parts:
             for field in ("context_dim", "vector_dim", "classes"):
                 has = [f.parts["unet"].config for f in (known, FAMILIES[known.name])]

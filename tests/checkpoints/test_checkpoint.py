@@ -930,6 +930,17 @@ def plain(tmp_path_factory):
     return path, json.loads(info(path).metadata["minisd"])
 
 
+@pytest.mark.parametrize("value", [0, 10**4, None, ["tiny"], True])
+def test_a_family_and_its_prefixes_are_text(value, plain):
+    path, said = plain
+    header = {key: stored.like for key, stored in tensorfile.open_tensors(path)[0].items()}
+    for place in (said, said["parts"]["unet"]):
+        other, field = json.loads(json.dumps(said)), "family" if place is said else "prefix"
+        (other if place is said else other["parts"]["unet"])[field] = value
+        with pytest.raises(CheckpointError, match="family and prefix must be text"):
+            which_family(path, header, {"minisd": json.dumps(other)}, None)
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text"])
 def test_any_value_in_the_metadata_is_read_or_refused(part, plain, tmp_path):
     """Every field of every config with values of all kinds: a sentence, or what fits the weights.

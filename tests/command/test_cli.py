@@ -272,7 +272,9 @@ def test_a_picture_does_not_start_another_command(capsys):
 def test_ctrl_c_at_any_moment_ends_it_in_a_sentence():
     """While torch is imported, while the model is loaded, while it samples. Python's own start,
     before a line of ours, and its end are not ours."""
-    code = "from minisd.__main__ import program; print('.', flush=True); program()"
+    # what is started in the background inherits that Ctrl-C is ignored
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from minisd.__main__ import program; print('.', flush=True); program()"
     command = [sys.executable, "-c", code, PROMPT, "--steps", "1000", "--out", "late.png"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     children = [subprocess.Popen(command, **pipes) for _ in range(6)]

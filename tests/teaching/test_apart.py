@@ -21,7 +21,7 @@ from minisd.teaching.grading.jobs import Row, Settings
 from minisd.teaching.grading.submission import collect
 
 ROOT = pathlib.Path(minisd.__file__).parents[1]
-FIRST = 20000
+FIRST = attacks.FIRST
 as_root = pytest.mark.skipif(
     not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can run things as others"
 )
@@ -251,9 +251,9 @@ def test_a_user_that_will_not_do_is_told(name, why):
 
 @as_root
 def test_a_user_with_processes_or_an_account_is_not_taken():
-    with subprocess.Popen(["sleep", "30"], **apart.as_user(20003)) as process:
-        with pytest.raises(ValueError, match=f"20003 is the user of process {process.pid}"):
-            apart.users_of("20000", 2)
+    with subprocess.Popen(["sleep", "30"], **apart.as_user(FIRST + 3)) as process:
+        with pytest.raises(ValueError, match=f"{FIRST + 3} is the user of process {process.pid}"):
+            apart.users_of(str(FIRST), 2)
         process.kill()
     with pytest.raises(ValueError, match="is the number of"):
         apart.users_of("1", 2)  # an account by its number, and its neighbours
