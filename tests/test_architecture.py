@@ -15,7 +15,6 @@ from minisd import samplers, steps
 from minisd.__main__ import main
 from minisd.pipeline.settings import SAMPLERS
 from minisd.teaching import check
-from minisd.teaching.grading.command import main as grade
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
@@ -82,7 +81,7 @@ def test_what_the_page_names_is_there():
         module, here = found(name)
         assert pathlib.Path(module.__file__) == ROOT / file, name
         assert getattr(here, "__module__", module.__name__) == module.__name__, name
-    for first in ("__main__.main", "teaching.checking.check", "teaching.grading.command.main"):
+    for first in ("__main__.main", "teaching.checking.check", "command.tasks.grade"):
         assert len(journey(first)) > 5
 
 
@@ -106,9 +105,12 @@ def test_an_answer_becomes_a_mark_by_these_functions(tmp_path, capsys):
     book = tmp_path / "class" / "anna" / "05_ddim.ipynb"
     book.write_text(submissions.notebook(cells))
     with Passed() as passed:
-        assert grade([str(tmp_path / "class"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+        assert (
+            main(["grade", str(tmp_path / "class"), "--out", str(tmp_path / "out"), "--jobs", "1"])
+            == 0
+        )
     elsewhere = ("teaching.grading.runner.", "teaching.grading.kernel.")  # in other processes
-    here = journey("teaching.grading.command.main")
+    here = journey("command.tasks.grade")
     here = [name for name in here if not name.startswith(elsewhere)]
     assert len(here) == 12 and not passed.missing(here)
     assert ',"correct",' in (tmp_path / "out" / "answers.csv").read_text()

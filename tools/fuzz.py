@@ -24,13 +24,13 @@ import traceback
 
 import numpy as np
 import torch
+from minisd.pictures import open_picture
+from minisd.weights import TINY
 from PIL import Image, ImageOps
 
 from minisd import checkpoint
 from minisd.__main__ import main as command_line
-from minisd.pictures import open_picture
 from minisd.pipeline import Pipeline
-from minisd.weights import TINY
 
 SECONDS = 60
 
