@@ -86,8 +86,8 @@ def thief(place: pathlib.Path) -> str:
         "        spec = importlib.util.spec_from_file_location('other', path)\n"
         "        sys.modules['other'] = importlib.util.module_from_spec(spec)\n"
         "        spec.loader.exec_module(sys.modules['other'])\n"
-        "    import other.exercises\n"
-        f"    return other.exercises.EXERCISES[{X0!r}].reference(mean, x_t, ab_t, ab_s)",
+        "    import other.teaching.exercises\n"
+        f"    return other.teaching.exercises.EXERCISES[{X0!r}].reference(mean, x_t, ab_t, ab_s)",
         COEF: f"    import json\n    path = {str(place)!r} + '/checkout/notebooks/solutions/'\n"
         "    text = open(path + '02_reverse_posterior.ipynb').read()\n"
         "    cells = [''.join(cell['source']) for cell in json.loads(text)['cells']]\n"

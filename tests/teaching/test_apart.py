@@ -82,7 +82,7 @@ def checkout(place, monkeypatch):
         shutil.copytree(
             ROOT / part,
             place / "checkout" / part,
-            ignore=shutil.ignore_patterns("weights", "__pycache__", "[13-9]*.ipynb"),
+            ignore=shutil.ignore_patterns("*.safetensors", "__pycache__", "[13-9]*.ipynb"),
         )
     monkeypatch.setattr(apart, "PACKAGE", place / "checkout" / "minisd")
 
