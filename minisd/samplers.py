@@ -25,7 +25,7 @@ from .equations import (
 )
 from .prediction import EpsModel, ask, check_eta, check_inputs, move, predict
 from .schedules import check_count, check_number
-from .steps import Model, Step, Steps, last, sampler
+from .steps import Step, Steps, last, sampler
 
 __all__ = ["Step", "ddim", "ddim_invert", "ddpm", "fixed_large", "fixed_small", "last"]
 __all__ += ["plms", "pndm", "s_pndm"]
@@ -34,14 +34,7 @@ fixed_small, fixed_large = posterior_variance, forward_variance  # DDPM §3.2's 
 
 
 @sampler()
-def ddpm(
-    model: Model,
-    x: Tensor,
-    times: list[int],
-    ab: list[float],
-    noise: Callable,
-    variance: Callable = fixed_small,
-) -> Steps:
+def ddpm(model, x, times, ab, noise: Callable, variance: Callable = fixed_small) -> Steps:
     """DDPM Algorithm 2: ancestral sampling, x_s ~ N(μ̃(x̂0, x_t), σ²I), no noise in the last step.
 
     noise: a function x -> fresh noise like x (see noise.py). variance: fixed_small (β̃) or
@@ -58,14 +51,7 @@ def ddpm(
 
 
 @sampler()
-def ddim(
-    model: Model,
-    x: Tensor,
-    times: list[int],
-    ab: list[float],
-    eta: float = 0.0,
-    noise: Callable | None = None,
-) -> Steps:
+def ddim(model, x, times, ab, eta: float = 0.0, noise: Callable | None = None) -> Steps:
     """DDIM eqs. 12 and 16: x_s = √ᾱ_s x̂0 + √(1-ᾱ_s-σ²) ε + σ z with σ = σ(η). η = 0 draws no z.
 
     noise: a function x -> fresh noise like x (see noise.py), needed where η > 0.
@@ -82,7 +68,7 @@ def ddim(
 
 
 @sampler(deterministic=True)
-def plms(model: Model, x: Tensor, times: list[int], ab: list[float]) -> Steps:
+def plms(model, x, times, ab) -> Steps:
     """PNDM eq. 12 (PLMS): SD's first sampler, DDIM's step with an ε averaged over four times.
 
     The order rises: improved Euler (two calls), then Adams-Bashforth 2, 3, 4, 4, ...
@@ -93,12 +79,12 @@ def plms(model: Model, x: Tensor, times: list[int], ab: list[float]) -> Steps:
 
 
 @sampler(deterministic=True)
-def s_pndm(model: Model, x: Tensor, times: list[int], ab: list[float]) -> Steps:
+def s_pndm(model, x, times, ab) -> Steps:
     """PNDM appendix (S-PNDM): improved Euler, then Adams-Bashforth 2. Steps + 1 calls."""
     yield from _linear_multistep(model, x, times, order=2)
 
 
-def _linear_multistep(model: Model, x: Tensor, times: list[int], order: int) -> Steps:
+def _linear_multistep(model, x, times, order) -> Steps:
     """PNDM eq. 12 over the last `order` ε, once there are as many; improved Euler begins."""
     history = []
     for t, s in pairwise(times):
@@ -114,7 +100,7 @@ def _linear_multistep(model: Model, x: Tensor, times: list[int], order: int) -> 
 
 
 @sampler(deterministic=True)
-def pndm(model: Model, x: Tensor, times: list[int], ab: list[float]) -> Steps:
+def pndm(model, x, times, ab) -> Steps:
     """PNDM Algorithm 2 (F-PNDM): three Runge-Kutta steps (eq. 13), then order 4 (eq. 12).
 
     Steps + 9 calls of the model. Half way is (t+s)//2, a time that the network knows.
