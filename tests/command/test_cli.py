@@ -268,14 +268,15 @@ def test_a_picture_does_not_start_another_command(capsys):
 
 # ---- Ctrl-C -------------------------------------------------------------------------------
 
+# What is started in the background inherits that Ctrl-C is ignored.
+PROGRAM = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+PROGRAM += "from minisd.__main__ import program; print('.', flush=True); program()"
+
 
 def test_ctrl_c_at_any_moment_ends_it_in_a_sentence():
     """While torch is imported, while the model is loaded, while it samples. Python's own start,
     before a line of ours, and its end are not ours."""
-    # what is started in the background inherits that Ctrl-C is ignored
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from minisd.__main__ import program; print('.', flush=True); program()"
-    command = [sys.executable, "-c", code, PROMPT, "--steps", "1000", "--out", "late.png"]
+    command = [sys.executable, "-c", PROGRAM, PROMPT, "--steps", "1000", "--out", "late.png"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     children = [subprocess.Popen(command, **pipes) for _ in range(6)]
     for child in children:
@@ -292,9 +293,8 @@ def test_ctrl_c_at_any_moment_ends_it_in_a_sentence():
 
 @pytest.mark.parametrize("words", [["train", "kl", "--folder", "runs"], ["judge"]])
 def test_ctrl_c_ends_the_other_commands_in_their_own_sentence(words):
-    code = "from minisd.__main__ import program; print('.', flush=True); program()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", code, *words]
+    command = [sys.executable, "-c", PROGRAM, *words]
     children = [subprocess.Popen(command, **pipes) for _ in range(4)]
     for child in children:
         assert child.stdout.readline() == ".\n"
