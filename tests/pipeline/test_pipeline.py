@@ -335,7 +335,7 @@ def test_from_a_file(tmp_path):
     assert {p.dtype for p in loaded.checkpoint.unet.parameters()} == {torch.float16}
     with loaded.part("unet") as unet:
         assert {p.dtype for p in unet.parameters()} == {torch.bfloat16}
-    save(path, TINY.checkpoint, {"minisd.text.tokenizer": "[]"})
+    save(path, TINY.checkpoint, {"minisd.tokenizer": "[]"})
     with pytest.raises(CheckpointError, match="tokenizer cannot be read"):
         Pipeline.load(path)
     save(path, TINY.checkpoint)

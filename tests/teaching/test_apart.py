@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import attacks
 import psutil
@@ -104,12 +105,20 @@ def run(place, students, jobs, users: bool, **limits) -> dict[str, Row]:
 
 
 def lasting(place) -> list:
-    """Processes that name the place, or are one of the users'."""
+    """Processes that name the place, or are one of the users', and do not end by themselves."""
+    end = time.monotonic() + 10
+    while (found := still_there(place)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def still_there(place) -> list:
     found = []
-    for process in psutil.process_iter(["cmdline", "uids"]):
+    for process in psutil.process_iter(["cmdline", "uids", "status"]):
         text = " ".join(process.info["cmdline"] or [])
+        ended = process.info["status"] == psutil.STATUS_ZOMBIE  # its parent has not asked yet
         if process.info["uids"].real in range(FIRST, FIRST + 10) or str(place) in text:
-            found.append(text)
+            found += [] if ended else [text]
     return found
 
 

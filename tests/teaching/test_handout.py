@@ -86,7 +86,7 @@ def test_a_cell_that_cannot_be_emptied_says_so(cell):
         emptied(cell, "my_f")
 
 
-@pytest.mark.filterwarnings("ignore:code cell 19 has")  # notebook 00 shows what check does
+@pytest.mark.filterwarnings("ignore:code cell 20 has")  # notebook 00 shows what check does
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_the_rest_stays_as_it_is(path):
     """And a teacher's copy that was filled in gives the same as the one with stubs."""
@@ -220,7 +220,7 @@ def test_regions_without_an_end_take_no_time():
     assert time.process_time() - start < 1  # 0.02 s
 
 
-@pytest.mark.filterwarnings("ignore:code cell 19 has")
+@pytest.mark.filterwarnings("ignore:code cell 20 has")
 @pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=lambda p: p.stem)
 def test_nbgraders_marks(path):
     cells = hand_out(json.loads(path.read_text()), nbgrader=True)["cells"]
@@ -244,7 +244,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["handout", str(NOTEBOOKS[2]), "--out", str(tmp_path), "--nbgrader"]) == 0
     assert "6 blanks" in capsys.readouterr().out
     assert main(["handout", str(NOTEBOOKS[0]), "--out", str(tmp_path)]) == 0
-    assert "minisd: " + str(NOTEBOOKS[0]) + ": code cell 19 has" in capsys.readouterr().err
+    assert "minisd: " + str(NOTEBOOKS[0]) + ": code cell 20 has" in capsys.readouterr().err
     (tmp_path / "bad.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
     for name in ("bad.ipynb", "list.ipynb", "none.ipynb"):
