@@ -1,6 +1,7 @@
 """The shape of the project: which module may import which, what notebooks and README hold."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import pathlib
@@ -292,3 +293,17 @@ def test_conda_installs_the_same():
 
 def test_ci_runs_the_readmes_command():
     assert "make test" in (ROOT / ".ci" / "run").read_text() and "    make test" in README
+
+
+TOOLS = sorted([*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda p: p.name)
+def test_tools_import_what_is_there(path):
+    """No other test runs them, and a module that moves must not leave them behind."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "minisd":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                there = hasattr(module, alias.name)
+                assert there or importlib.import_module(f"{node.module}.{alias.name}"), alias.name

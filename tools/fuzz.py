@@ -24,13 +24,12 @@ import traceback
 
 import numpy as np
 import torch
-from minisd.pictures import open_picture
-from minisd.weights import TINY
 from PIL import Image, ImageOps
 
-from minisd import checkpoint
 from minisd.__main__ import main as command_line
-from minisd.pipeline import Pipeline
+from minisd.checkpoints import CheckpointError
+from minisd.pipeline import Pipeline, open_picture
+from minisd.tiny import TINY
 
 SECONDS = 60
 
@@ -320,7 +319,7 @@ def files(count: int, draw: random.Random) -> list[str]:
                     if other and not any(word in what for word in UNSEEN):
                         wrong.append(f"{what}: another picture, without a word")
                     loaded += 1
-                except checkpoint.CheckpointError:
+                except CheckpointError:
                     pass
                 except ValueError as error:  # told too, if later
                     if type(error) is not ValueError:
