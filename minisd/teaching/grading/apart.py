@@ -109,7 +109,8 @@ def try_users(users: range, private: Iterable[pathlib.Path]) -> str:
     if found := [path for path in paths[: len(private)] if path in read]:
         raise ValueError(
             f"user {users[0]}, as whom notebooks run, can read {found[0]}, and with it what others "
-            f"returned: `chmod 700 {shlex.join(found)}` (in a container also: mount it below /root)"
+            f"returned: `chmod 700 {shlex.join(found)}` (in a container also: mount it inside "
+            "root's home)"
         )
     found = [path for path in paths[len(private) :] if path in read]
     return found and (
