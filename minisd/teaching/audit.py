@@ -1,0 +1,228 @@
+"""The auditor: what a solver does to a model whose exact solution is known.
+
+`audit(solve, ab, claims=3)` takes a solver as a black box, solve(model, x_T, n) -> x_0, runs it
+with many step counts n, and says what it measured. The model is in closed form (model(x, t) -> ε, t the
+paper's, whole or real), in four versions side by side in one batch of 1-D samples:
+
+    POINTS values of x_T    the ideal denoiser of a mixture of two Gaussians: the error
+    two                     ε = 0 and ε = 1 everywhere: x_end = √ᾱ_e x0 + √(1-ᾱ_e) ε tells ᾱ_e
+    one                     data that are one point C: x0 = C everywhere
+
+In one dimension trajectories do not cross, so the ODE keeps every quantile: x_s has the same value
+of the CDF at time s as x_t at time t. `carry` solves that equation; no reference is integrated.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..samplers import last
+
+MEANS, STD, WEIGHTS = (torch.tensor(v).double() for v in ([-1.0, 0.8], [0.5, 0.4], [0.4, 0.6]))
+POINTS, C = 9, 0.7
+X_T = torch.cat([torch.linspace(-2, 2, POINTS), torch.ones(3)]).double()
+ROUNDING, NOISE = 1e-10, 3e-5  # what float64 leaves; what float32 may leave
+ZERO = 1e-3  # σ below this is the end, 0
+
+
+def alpha_bar_at(ab: Tensor, t: float) -> float:
+    """ᾱ at a real t: between whole times log σ is linear, σ = √((1-ᾱ)/ᾱ), as k-diffusion has it."""
+    if t == int(t):
+        return ab[int(t)].item()
+    low, high = (1 / ab[int(t) : int(t) + 2] - 1).log().tolist()  # log σ²
+    return 1 / (1 + math.exp(low + (t - int(t)) * (high - low)))
+
+
+def _parts(x: Tensor, ab_t: float) -> tuple[Tensor, Tensor]:
+    """x - √ᾱ m_k (n, k) and its variance ᾱ s_k² + 1 - ᾱ (k,), for x (n,) and the components k."""
+    return x[:, None] - math.sqrt(ab_t) * MEANS, ab_t * STD**2 + 1 - ab_t
+
+
+def mixture_eps(x: Tensor, ab_t: float) -> Tensor:
+    """E[ε | x_t] = √(1-ᾱ) Σ_k r_k (x_t - √ᾱ m_k) / v_k, r_k the probability of component k."""
+    offset, var = _parts(x, ab_t)
+    r = (WEIGHTS.log() - offset**2 / (2 * var) - var.log() / 2).softmax(1)
+    return math.sqrt(1 - ab_t) * (r * offset / var).sum(1)
+
+
+def mixture_cdf(x: Tensor, ab_t: float) -> Tensor:
+    """P(x_t ≤ x) for the mixture at ᾱ_t."""
+    offset, var = _parts(x, ab_t)
+    return (WEIGHTS * torch.special.ndtr(offset / var.sqrt())).sum(1)
+
+
+def carry(x: Tensor, ab_t: float, ab_s: float) -> Tensor:
+    """The exact solution of the ODE: the x_s at ᾱ_s whose CDF is that of x_t at ᾱ_t, bisected."""
+    wanted, low, high = mixture_cdf(x, ab_t), torch.full_like(x, -12.0), torch.full_like(x, 12.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = mixture_cdf(middle, ab_s) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+class Run:
+    """One run of a solver on all models at once; it remembers every call (x, t) of the model."""
+
+    def __init__(self, solve: Callable, ab: Tensor, n: int, dtype: torch.dtype):
+        self.ab, self.calls = ab, []
+        self.x = solve(self._model, X_T.to(dtype), n).double()
+
+    def _model(self, x: Tensor, t: float) -> Tensor:
+        wide, t = x.detach().double().clone(), float(t)
+        self.calls.append((wide, t))
+        ab_t = alpha_bar_at(self.ab, t)
+        point = (wide[-1:] - math.sqrt(ab_t) * C) / math.sqrt(1 - ab_t)
+        constant = wide.new_tensor([0.0, 1.0])
+        return torch.cat([mixture_eps(wide[:POINTS], ab_t), constant, point]).to(x.dtype)
+
+    def end(self) -> tuple[float, float]:
+        """√ᾱ and √(1-ᾱ) of the result, as the two constant ε tell them."""
+        x, ab_t = self.calls[0][0][POINTS:], alpha_bar_at(self.ab, self.calls[0][1])
+        a = self.x[POINTS] / x[0] * math.sqrt(ab_t)
+        return a.item(), (
+            self.x[POINTS + 1] - a * (x[1] - math.sqrt(1 - ab_t)) / math.sqrt(ab_t)
+        ).item()
+
+    def missed(self) -> float:
+        """How far the result is from √ᾱ_e x0 + √(1-ᾱ_e) ε where ε, or x0, is constant."""
+        (x, t), (a, b) = self.calls[0], self.end()
+        ab_t = alpha_bar_at(self.ab, t)
+        eps = (x[-1] - math.sqrt(ab_t) * C) / math.sqrt(1 - ab_t)
+        return max(abs(a * a + b * b - 1), abs(self.x[-1] - a * C - b * eps).item())
+
+    def error(self) -> float:
+        """max |x - exact| at the end, or, if that is σ = 0, where the model was called last: the
+        last step, from there to 0, is DDIM's in every solver over log σ, and never shrinks."""
+        a, b = self.end()
+        if b <= ZERO:
+            return self._between(0, -1)
+        return self._off(self.calls[0], self.x, a * a / (a * a + b * b))
+
+    def middle(self) -> float:
+        """max |x - exact| at three quarters of the calls, exact from one quarter on: without the
+        steps of lower order at the start, and without the end, where σ changes by large factors."""
+        n = len(self.calls)
+        return self._between(math.ceil(n / 4), math.ceil(3 * n / 4))
+
+    def _between(self, i: int, j: int) -> float:
+        x, t = self.calls[j]
+        return self._off(self.calls[i], x, alpha_bar_at(self.ab, t))
+
+    def _off(self, call: tuple, x: Tensor, ab_s: float) -> float:
+        exact = carry(call[0][:POINTS], alpha_bar_at(self.ab, call[1]), ab_s)
+        return (x[:POINTS] - exact).abs().max().item()
+
+
+def slope(counts: tuple[int, ...], errors: list[float]) -> float:
+    """The order: how fast the error falls with 1/n, at the last pair that is not yet rounding."""
+    pairs = list(pairwise(zip(counts, errors, strict=True)))
+    (n, e), (more, less) = ([p for p in pairs if p[1][1] > ROUNDING] or pairs[:1])[-1]
+    return math.log(e / less) / math.log(more / n) if e > 0 < less else math.nan
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was measured of one solver; str() is a table and, below it, the verdicts."""
+
+    name: str
+    claims: float | None  # the order that the solver's name or paper claims
+    counts: tuple[int, ...]
+    errors: list[float]  # in float64, for each count
+    middle: list[float]  # the same from the first to the third quarter of the calls
+    noise: list[float]  # float32 less float64
+    calls: list[int]
+    missed: float  # how far constant ε or x0 is missed, in float64
+    strange: dict[str, list[int]]  # what happened with which step counts, in float32
+
+    @property
+    def order(self) -> float:
+        """The better of the orders of `errors` and of `middle`: a solver has its order on a grid
+        whose every step shrinks, after the start; on times that are uniform in t, σ halves at the
+        end however many steps there are, and every solver has order 1 or less there."""
+        return max(slope(self.counts, self.errors), slope(self.counts, self.middle))
+
+    def verdicts(self) -> list[str]:
+        """A sentence for each thing that is not as claimed or not sound."""
+        found = []
+        if self.claims and not self.order > self.claims - 0.25:
+            found.append(
+                f"It claims order {self.claims:g}; the measured order is {self.order:.2f}."
+            )
+        if not self.missed < 1e-8:
+            found.append(f"It misses constant ε or x0 by {self.missed:.0e}, which should be exact.")
+        if max(self.noise) > NOISE:
+            worst, n = max(zip(self.noise, self.counts, strict=True))
+            found.append(f"Its float32 run is {worst:.0e} from its float64 run at {n} steps.")
+        for what, where in self.strange.items():
+            found.append(f"{what}, with {len(where)} step counts from {where[0]} to {where[-1]}.")
+        return found
+
+    def __str__(self) -> str:
+        rows = zip(self.counts, self.calls, self.errors, self.middle, self.noise, strict=True)
+        lines = [f"{self.name}: order {self.order:.2f}"]
+        lines += ["steps  calls    error  middle  float32"]
+        lines += [f"{n:5} {c:6} {e:8.1e} {s:8.1e} {f:8.1e}" for n, c, e, s, f in rows]
+        return "\n".join(lines + self.verdicts())
+
+
+def audit(
+    solve: Callable,
+    ab: Tensor,
+    name: str = "solver",
+    claims: float | None = None,
+    counts: tuple[int, ...] = (48, 96, 192, 384),
+    every: Iterable[int] = range(1, 101),
+) -> Audit:
+    """Run solve(model, x_T, n) -> x_0 with all `counts` in float64 and float32, and with `every`
+    count in float32, and measure it. model(x, t) -> ε; ab: ᾱ_0..ᾱ_T; claims: the order."""
+    wide = [Run(solve, ab, n, torch.float64) for n in counts]
+    narrow = [Run(solve, ab, n, torch.float32) for n in counts]
+    strange = {}
+    for n in every:
+        for what in _strange(solve, ab, n):
+            strange.setdefault(what, []).append(n)
+    return Audit(
+        name,
+        claims,
+        tuple(counts),
+        [run.error() for run in wide],
+        [run.middle() for run in wide],
+        [(a.x - b.x).abs().max().item() for a, b in zip(wide, narrow, strict=True)],
+        [len(run.calls) for run in wide],
+        max(run.missed() for run in wide),
+        strange,
+    )
+
+
+def _strange(solve: Callable, ab: Tensor, n: int) -> Iterator[str]:
+    """What is not sound about a run of n steps in float32."""
+    try:
+        run = Run(solve, ab, n, torch.float32)
+    except Exception as error:  # whatever the black box raises is a finding
+        yield f"It raises {type(error).__name__} ({str(error).splitlines()[0][:60]})"
+        return
+    if not run.x.isfinite().all():
+        yield "It returns NaN or inf"
+        return
+    T, (a, b) = len(ab) - 1, run.end()
+    if run.calls[0][1] < 0.9 * T:
+        yield f"It takes x_T for noise of t < {0.9 * T:g}"
+    if b / a > 1.01 * math.sqrt(1 / ab[1] - 1):
+        yield "It ends above σ of t = 1"
+    if any(t == s and (x == y).all() for (x, t), (y, s) in pairwise(run.calls)):
+        yield "It calls the model twice with the same x and t"
+    if any(s > t for (_, t), (_, s) in pairwise(run.calls)):
+        yield "It goes back to a noisier time"
+    rest = (run.calls[0][0][:POINTS] / X_T[:POINTS])[0].item()
+    if abs(rest - 1) > 1e-4:
+        yield f"It scales x_T by {rest:.3f}"
+
+
+def solver_of(sampler: Callable, grid: Callable, ab: Tensor, **own) -> Callable:
+    """A sampler of minisd as a black box; grid(n) gives its times, own are its arguments."""
+    return lambda model, x, n: last(sampler(model, x, grid(n), ab, **own)).x
