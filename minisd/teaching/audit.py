@@ -1,8 +1,8 @@
 """The auditor: what a solver does to a model whose exact solution is known.
 
 `audit(solve, ab, claims=3)` takes a solver as a black box, solve(model, x_T, n) -> x_0, runs it
-with many step counts n, and says what it measured. The model is in closed form (model(x, t) -> ε, t the
-paper's, whole or real), in four versions side by side in one batch of 1-D samples:
+with many step counts n, and says what it measured. The model is in closed form (model(x, t) -> ε, t
+the paper's, whole or real), in three versions side by side in one batch of 1-D samples:
 
     POINTS values of x_T    the ideal denoiser of a mixture of two Gaussians: the error
     two                     ε = 0 and ε = 1 everywhere: x_end = √ᾱ_e x0 + √(1-ᾱ_e) ε tells ᾱ_e
@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from ..samplers import last
+from ..toy import GaussianMixture, IdealDenoiser
 
-MEANS, STD, WEIGHTS = (torch.tensor(v).double() for v in ([-1.0, 0.8], [0.5, 0.4], [0.4, 0.6]))
+MIXTURE = GaussianMixture(torch.tensor([[-1.0], [0.8]]).double(), [0.5, 0.4], [0.4, 0.6])
 POINTS, C = 9, 0.7
 X_T = torch.cat([torch.linspace(-2, 2, POINTS), torch.ones(3)]).double()
-ROUNDING, NOISE = 1e-10, 3e-5  # what float64 leaves; what float32 may leave
-ZERO = 1e-3  # σ below this is the end, 0
+ROUNDING, NOISE = 1e-10, 1e-4  # what float64 leaves; what float32 may leave
+ZERO = 1e-3  # √(1-ᾱ) below this is the end, 0
 
 
 def alpha_bar_at(ab: Tensor, t: float) -> float:
@@ -37,22 +38,11 @@ def alpha_bar_at(ab: Tensor, t: float) -> float:
     return 1 / (1 + math.exp(low + (t - int(t)) * (high - low)))
 
 
-def _parts(x: Tensor, ab_t: float) -> tuple[Tensor, Tensor]:
-    """x - √ᾱ m_k (n, k) and its variance ᾱ s_k² + 1 - ᾱ (k,), for x (n,) and the components k."""
-    return x[:, None] - math.sqrt(ab_t) * MEANS, ab_t * STD**2 + 1 - ab_t
-
-
-def mixture_eps(x: Tensor, ab_t: float) -> Tensor:
-    """E[ε | x_t] = √(1-ᾱ) Σ_k r_k (x_t - √ᾱ m_k) / v_k, r_k the probability of component k."""
-    offset, var = _parts(x, ab_t)
-    r = (WEIGHTS.log() - offset**2 / (2 * var) - var.log() / 2).softmax(1)
-    return math.sqrt(1 - ab_t) * (r * offset / var).sum(1)
-
-
 def mixture_cdf(x: Tensor, ab_t: float) -> Tensor:
-    """P(x_t ≤ x) for the mixture at ᾱ_t."""
-    offset, var = _parts(x, ab_t)
-    return (WEIGHTS * torch.special.ndtr(offset / var.sqrt())).sum(1)
+    """P(x_t ≤ x) = Σ_k w_k Φ((x - √ᾱ m_k) / √(ᾱ s_k² + 1 - ᾱ)), for x (n,)."""
+    std = (ab_t * MIXTURE.std**2 + 1 - ab_t).sqrt()
+    z = (x[:, None] - math.sqrt(ab_t) * MIXTURE.means[:, 0]) / std
+    return (MIXTURE.weights * torch.special.ndtr(z)).sum(1)
 
 
 def carry(x: Tensor, ab_t: float, ab_s: float) -> Tensor:
@@ -66,27 +56,35 @@ def carry(x: Tensor, ab_t: float, ab_s: float) -> Tensor:
 
 
 class Run:
-    """One run of a solver on all models at once; it remembers every call (x, t) of the model."""
+    """One run of a solver on all models at once; it remembers every call (x, t) of the model.
+
+    failed: what the solver raised, or that its result is not finite; every measure is NaN then.
+    """
 
     def __init__(self, solve: Callable, ab: Tensor, n: int, dtype: torch.dtype):
-        self.ab, self.calls = ab, []
-        self.x = solve(self._model, X_T.to(dtype), n).double()
+        self.ab, self.calls, self.x, self.failed = ab, [], torch.full_like(X_T, math.nan), ""
+        try:
+            self.x = solve(self._model, X_T.to(dtype), n).double()
+            self.failed = "" if self.x.isfinite().all() else "It returns NaN or inf"
+        except Exception as error:  # whatever a black box raises is a finding
+            self.failed = f"It raises {type(error).__name__}"
 
     def _model(self, x: Tensor, t: float) -> Tensor:
-        wide, t = x.detach().double().clone(), float(t)
-        self.calls.append((wide, t))
-        ab_t = alpha_bar_at(self.ab, t)
-        point = (wide[-1:] - math.sqrt(ab_t) * C) / math.sqrt(1 - ab_t)
-        constant = wide.new_tensor([0.0, 1.0])
-        return torch.cat([mixture_eps(wide[:POINTS], ab_t), constant, point]).to(x.dtype)
+        wide = x.detach().double().clone()
+        self.calls.append((wide, float(t)))
+        ab_t = torch.tensor([alpha_bar_at(self.ab, max(float(t), 1.0))]).double()
+        mixture = IdealDenoiser(MIXTURE, ab_t)(wide[:POINTS, None], 0)[:, 0]
+        point = (wide[-1:] - ab_t.sqrt() * C) / (1 - ab_t).sqrt()
+        return torch.cat([mixture, wide.new_tensor([0.0, 1.0]), point]).to(x.dtype)
 
     def end(self) -> tuple[float, float]:
         """√ᾱ and √(1-ᾱ) of the result, as the two constant ε tell them."""
-        x, ab_t = self.calls[0][0][POINTS:], alpha_bar_at(self.ab, self.calls[0][1])
-        a = self.x[POINTS] / x[0] * math.sqrt(ab_t)
-        return a.item(), (
-            self.x[POINTS + 1] - a * (x[1] - math.sqrt(1 - ab_t)) / math.sqrt(ab_t)
-        ).item()
+        x, ab_t = self.calls[0][0], alpha_bar_at(self.ab, self.calls[0][1])
+        x0 = (
+            x[POINTS : POINTS + 2] - math.sqrt(1 - ab_t) * self.x.new_tensor([0.0, 1.0])
+        ) / math.sqrt(ab_t)
+        a = self.x[POINTS] / x0[0]
+        return a.item(), (self.x[POINTS + 1] - a * x0[1]).item()
 
     def missed(self) -> float:
         """How far the result is from √ᾱ_e x0 + √(1-ᾱ_e) ε where ε, or x0, is constant."""
@@ -117,6 +115,27 @@ class Run:
         exact = carry(call[0][:POINTS], alpha_bar_at(self.ab, call[1]), ab_s)
         return (x[:POINTS] - exact).abs().max().item()
 
+    def strange(self) -> Iterator[str]:
+        """What is not sound about this run, in sentences without their ends."""
+        if self.failed:
+            yield self.failed
+            return
+        (x, t), (a, b), times = self.calls[0], self.end(), [t for _, t in self.calls]
+        if t < 0.9 * (len(self.ab) - 1):
+            yield "It takes x_T for a later time than 0.9 T"
+        if b / a > 1.01 * math.sqrt(1 / self.ab[1] - 1):
+            yield "It ends above the σ of t = 1"
+        if min(times) < 1:
+            yield "It calls the model at t < 1"
+        if b > ZERO and (self.x - self.calls[-1][0]).abs().max() < 1e-6:
+            yield "Its last step has length 0"
+        if any(t == s and (x == y).all() for (x, t), (y, s) in pairwise(self.calls)):
+            yield "It calls the model twice with the same x and t"
+        if any(s > t for t, s in pairwise(times)):
+            yield "It goes back to a noisier time"
+        if abs(x[0] / X_T[0] - 1) > 0.01:
+            yield f"It scales x_T by {x[0] / X_T[0]:.3f}"
+
 
 def slope(counts: tuple[int, ...], errors: list[float]) -> float:
     """The order: how fast the error falls with 1/n, at the last pair that is not yet rounding."""
@@ -144,29 +163,29 @@ class Audit:
         """The better of the orders of `errors` and of `middle`: a solver has its order on a grid
         whose every step shrinks, after the start; on times that are uniform in t, σ halves at the
         end however many steps there are, and every solver has order 1 or less there."""
-        return max(slope(self.counts, self.errors), slope(self.counts, self.middle))
+        both = [slope(self.counts, errors) for errors in (self.errors, self.middle)]
+        return max((order for order in both if not math.isnan(order)), default=math.nan)
 
     def verdicts(self) -> list[str]:
         """A sentence for each thing that is not as claimed or not sound."""
         found = []
         if self.claims and not self.order > self.claims - 0.25:
-            found.append(
-                f"It claims order {self.claims:g}; the measured order is {self.order:.2f}."
-            )
+            found.append(f"It claims order {self.claims:g}; measured is {self.order:.2f}.")
         if not self.missed < 1e-8:
             found.append(f"It misses constant ε or x0 by {self.missed:.0e}, which should be exact.")
-        if max(self.noise) > NOISE:
-            worst, n = max(zip(self.noise, self.counts, strict=True))
+        noisy = [(e, n) for e, n in zip(self.noise, self.counts, strict=True) if e > NOISE]
+        if noisy:
+            worst, n = max(noisy)
             found.append(f"Its float32 run is {worst:.0e} from its float64 run at {n} steps.")
         for what, where in self.strange.items():
-            found.append(f"{what}, with {len(where)} step counts from {where[0]} to {where[-1]}.")
+            found.append(f"{what} with {len(where)} step counts, {where[0]} to {where[-1]}.")
         return found
 
     def __str__(self) -> str:
         rows = zip(self.counts, self.calls, self.errors, self.middle, self.noise, strict=True)
         lines = [f"{self.name}: order {self.order:.2f}"]
-        lines += ["steps  calls    error  middle  float32"]
-        lines += [f"{n:5} {c:6} {e:8.1e} {s:8.1e} {f:8.1e}" for n, c, e, s, f in rows]
+        lines += ["steps  calls    error   middle  float32"]
+        lines += [f"{n:5} {c:6} {e:8.1e} {m:8.1e} {f:8.1e}" for n, c, e, m, f in rows]
         return "\n".join(lines + self.verdicts())
 
 
@@ -181,46 +200,19 @@ def audit(
     """Run solve(model, x_T, n) -> x_0 with all `counts` in float64 and float32, and with `every`
     count in float32, and measure it. model(x, t) -> ε; ab: ᾱ_0..ᾱ_T; claims: the order."""
     wide = [Run(solve, ab, n, torch.float64) for n in counts]
-    narrow = [Run(solve, ab, n, torch.float32) for n in counts]
+    narrow = {n: Run(solve, ab, n, torch.float32) for n in sorted({*every, *counts})}
     strange = {}
-    for n in every:
-        for what in _strange(solve, ab, n):
+    for n, run in narrow.items():
+        for what in run.strange():
             strange.setdefault(what, []).append(n)
-    return Audit(
-        name,
-        claims,
-        tuple(counts),
-        [run.error() for run in wide],
-        [run.middle() for run in wide],
-        [(a.x - b.x).abs().max().item() for a, b in zip(wide, narrow, strict=True)],
-        [len(run.calls) for run in wide],
-        max(run.missed() for run in wide),
-        strange,
-    )
-
-
-def _strange(solve: Callable, ab: Tensor, n: int) -> Iterator[str]:
-    """What is not sound about a run of n steps in float32."""
-    try:
-        run = Run(solve, ab, n, torch.float32)
-    except Exception as error:  # whatever the black box raises is a finding
-        yield f"It raises {type(error).__name__} ({str(error).splitlines()[0][:60]})"
-        return
-    if not run.x.isfinite().all():
-        yield "It returns NaN or inf"
-        return
-    T, (a, b) = len(ab) - 1, run.end()
-    if run.calls[0][1] < 0.9 * T:
-        yield f"It takes x_T for noise of t < {0.9 * T:g}"
-    if b / a > 1.01 * math.sqrt(1 / ab[1] - 1):
-        yield "It ends above σ of t = 1"
-    if any(t == s and (x == y).all() for (x, t), (y, s) in pairwise(run.calls)):
-        yield "It calls the model twice with the same x and t"
-    if any(s > t for (_, t), (_, s) in pairwise(run.calls)):
-        yield "It goes back to a noisier time"
-    rest = (run.calls[0][0][:POINTS] / X_T[:POINTS])[0].item()
-    if abs(rest - 1) > 1e-4:
-        yield f"It scales x_T by {rest:.3f}"
+    measures = [
+        [math.nan if run.failed else measure(run) for run in wide]
+        for measure in (Run.error, Run.middle, Run.missed)
+    ]
+    noise = [(run.x - narrow[n].x).abs().max().item() for n, run in zip(counts, wide, strict=True)]
+    calls = [len(run.calls) for run in wide]
+    errors, middle, missed = measures
+    return Audit(name, claims, tuple(counts), errors, middle, noise, calls, max(missed), strange)
 
 
 def solver_of(sampler: Callable, grid: Callable, ab: Tensor, **own) -> Callable:
