@@ -1,7 +1,8 @@
-"""Audit the schedulers of the installed diffusers: python tools/audit.py [WORD] [--quick]
+"""Audit the schedulers of the installed diffusers: what docs/AUDIT.md reports.
 
-    python tools/audit.py                 every row of TABLE on every grid, as Markdown (minutes)
+    python tools/audit.py                 every row of `table` on every grid, as Markdown
     python tools/audit.py DEIS Karras     the rows whose names hold all the words, in full
+    python tools/audit.py --noise         those that draw noise: how wide their samples lie
 
 The auditor (minisd.teaching.audit) is not told where to look: it runs what stands here. A scheduler
 is queried at the σ of its own table, since those that round their Karras timesteps to whole numbers
@@ -20,9 +21,11 @@ from unittest import mock
 import diffusers
 import numpy as np
 import torch
+from diffusers.utils import is_scipy_available
 
 from minisd.schedules import alpha_bar, scaled_linear_betas
-from minisd.teaching.audit import Audit, audit
+from minisd.teaching.audit import Audit, audit, slope
+from minisd.teaching.spread import spread
 
 AB = alpha_bar(scaled_linear_betas())
 SIGMAS = (1 / AB[1:] - 1).sqrt().numpy()
@@ -41,14 +44,15 @@ class Wide:
 
 
 @contextlib.contextmanager
-def precision(cls, dtype):
-    """While it is entered, cls computes in dtype."""
+def precision(cls, dtype, noise=None):
+    """While it is entered, cls computes in dtype, and draws by noise(x) where that is given."""
     module = sys.modules[cls.__module__]
     wide = {name: Wide(vars(module)[name]) for name in ("torch", "np") if name in vars(module)}
+    instead = wide if dtype == torch.float64 else {}
+    if noise:
+        instead["randn_tensor"] = lambda shape, **how: noise(torch.zeros(shape, dtype=dtype))
     kept = torch.get_default_dtype()
-    with (
-        mock.patch.multiple(module, **wide) if dtype == torch.float64 else contextlib.nullcontext()
-    ):
+    with mock.patch.multiple(module, **instead) if instead else contextlib.nullcontext():
         try:
             torch.set_default_dtype(dtype)
             yield
@@ -73,8 +77,8 @@ def solver(cls, rounded=False, step=None, **settings):
     """A scheduler as a black box; rounded: the network is given the scheduler's own timesteps."""
     edm = cls.__name__.startswith("EDM")
 
-    def solve(model, x, n):
-        with precision(cls, x.dtype), warnings.catch_warnings():
+    def solve(model, x, n, noise=None):
+        with precision(cls, x.dtype, noise), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             diffusers.logging.set_verbosity_error()
             made = cls(**(EDM if edm else SD), **settings)
@@ -103,7 +107,7 @@ GRIDS = {
     "": {},
     "Karras": {"use_karras_sigmas": True},
     "exponential": {"use_exponential_sigmas": True},
-    "beta": {"use_beta_sigmas": True},
+    **({"beta": {"use_beta_sigmas": True}} if is_scipy_available() else {}),
     "lu": {"use_lu_lambdas": True},
 }
 SPACINGS = ("linspace", "leading", "trailing")
@@ -134,9 +138,10 @@ def table():
             rows += [(f"{name} {s}", "EDMDPMSolverMultistep", order, own | {"sigma_schedule": s})
                      for s in ("karras", "exponential")]  # fmt: skip
     rows += [(f"DEIS {p}", "DEISMultistep", p, {"solver_order": p}) for p in (1, 2, 3)]
+    ends, kinds = ("zero", "sigma_min"), ("bh1", "bh2")
     rows += [(f"UniPC {p} {b} {end}", "UniPCMultistep", p,
               {"solver_order": p, "solver_type": b, "final_sigmas_type": end})
-             for p, b, end in product((1, 2, 3, 4), ("bh1", "bh2"), ("zero", "sigma_min"))]  # fmt: skip
+             for p, b, end in product((1, 2, 3, 4), kinds, ends)]  # fmt: skip
     rows += [(f"SASolver {p} {c} {a}", "SASolver", p,
               {"predictor_order": p, "corrector_order": c, "algorithm_type": a})
              for (p, c), a in product(((1, 1), (2, 2), (3, 3), (3, 4)),
@@ -152,6 +157,8 @@ def audits(words=(), **how):
     """An Audit of every row on every grid that the scheduler takes, and that has all the words."""
     for name, cls, order, settings in table():
         cls = getattr(diffusers, f"{cls}Scheduler")
+        if "dummy" in cls.__module__:  # it needs scipy, which is not installed
+            continue
         accepts = cls.__init__.__wrapped__.__code__.co_varnames
         step = {"eta": 0.0} if name.startswith("TCD") else None
         extra = {"tau_func": lambda t: 0} if name.startswith("SASolver") else {}
@@ -168,6 +175,36 @@ def audits(words=(), **how):
                 yield audit(solve, AB, full, order, **(counts | how))
 
 
+def stochastic():
+    """(name, weak order that its name suggests, solver) of the schedulers that draw noise."""
+    exponential = {"use_exponential_sigmas": True}
+    yield "EulerAncestral trailing", 1, solver(
+        diffusers.EulerAncestralDiscreteScheduler, timestep_spacing="trailing")  # fmt: skip
+    for order, kind in ((1, "midpoint"), (2, "midpoint"), (2, "heun"), (3, "midpoint")):
+        own = {"solver_order": order, "solver_type": kind}
+        for form in ("Multistep", "Singlestep"):
+            for algorithm in ("sde-dpmsolver++", "sde-dpmsolver")[: 1 + (form == "Multistep")]:
+                end = "zero" if "++" in algorithm else "sigma_min"
+                yield f"DPMSolver{form} {algorithm} {order} {kind}", order, solver(
+                    getattr(diffusers, f"DPMSolver{form}Scheduler"), algorithm_type=algorithm,
+                    final_sigmas_type=end, **own, **exponential)  # fmt: skip
+    for p, kind in product((1, 2, 3), ("data_prediction", "noise_prediction")):
+        yield f"SASolver {p} {p} {kind}, τ = 1", p, solver(
+            diffusers.SASolverScheduler, predictor_order=p, corrector_order=p, algorithm_type=kind,
+            tau_func=lambda t: torch.ones((), dtype=torch.float64), **exponential)  # fmt: skip
+
+
+def spreads(counts=(25, 50, 100, 200)):
+    """A row of Markdown for each: the error of the standard deviation, and how it falls."""
+    for name, _, solve in stochastic():
+        try:
+            errors = [spread(solve, AB, n) for n in counts]
+            falls = slope(counts, [abs(error) for error in errors])
+            yield f"| {name} | {' | '.join(f'{e:+.1e}' for e in errors)} | {falls:.2f} |"
+        except Exception as error:
+            yield f"| {name} | raises {type(error).__name__} |" + " |" * len(counts)
+
+
 def row(found: Audit) -> str:
     calls = "/".join(map(str, (found.calls[0], found.counts[0])))
     numbers = f"{found.order:.2f} | {found.errors[0]:.1e} | {found.errors[-1]:.1e}"
@@ -179,7 +216,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*")
     parser.add_argument("--quick", action="store_true", help="fewer step counts")
+    parser.add_argument("--noise", action="store_true", help="those that draw noise: spread")
     given = parser.parse_args()
+    if given.noise:
+        print(
+            "| scheduler | 25 | 50 | 100 | 200 | weak order |",
+            "|---|---|---|---|---|---|",
+            sep="\n",
+        )
+        print(*spreads(), sep="\n")
+        return
     if not given.words:
         print("| scheduler | calls/steps | order | first error | last error | float32 | verdicts |")
         print("|---|---|---|---|---|---|---|")

@@ -72,7 +72,7 @@ class Run:
     def _model(self, x: Tensor, t: float) -> Tensor:
         wide = x.detach().double().clone()
         self.calls.append((wide, float(t)))
-        ab_t = torch.tensor([alpha_bar_at(self.ab, max(float(t), 1.0))]).double()
+        ab_t = torch.tensor([alpha_bar_at(self.ab, max(float(t), 1.0))], dtype=torch.float64)
         mixture = IdealDenoiser(MIXTURE, ab_t)(wide[:POINTS, None], 0)[:, 0]
         point = (wide[-1:] - ab_t.sqrt() * C) / (1 - ab_t).sqrt()
         return torch.cat([mixture, wide.new_tensor([0.0, 1.0]), point]).to(x.dtype)
@@ -169,9 +169,9 @@ class Audit:
     def verdicts(self) -> list[str]:
         """A sentence for each thing that is not as claimed or not sound."""
         found = []
-        if self.claims and not self.order > self.claims - 0.25:
+        if self.claims and self.order < self.claims - 0.25:
             found.append(f"It claims order {self.claims:g}; measured is {self.order:.2f}.")
-        if not self.missed < 1e-8:
+        if self.missed > 1e-8:
             found.append(f"It misses constant ε or x0 by {self.missed:.0e}, which should be exact.")
         noisy = [(e, n) for e, n in zip(self.noise, self.counts, strict=True) if e > NOISE]
         if noisy:
@@ -217,4 +217,4 @@ def audit(
 
 def solver_of(sampler: Callable, grid: Callable, ab: Tensor, **own) -> Callable:
     """A sampler of minisd as a black box; grid(n) gives its times, own are its arguments."""
-    return lambda model, x, n: last(sampler(model, x, grid(n), ab, **own)).x
+    return lambda model, x, n, **noise: last(sampler(model, x, grid(n), ab, **own, **noise)).x
