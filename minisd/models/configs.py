@@ -34,6 +34,7 @@ class UNetConfig:
     zero_terminal_snr: bool = False  # x_T is noise alone: v, and time grids that begin at T
     betas: Betas | None = None  # None: the family's
     grid: Grid | None = None  # None: the official one
+    solver: str | None = None  # of pipeline.menu, by any name; None: the official one
 
 
 @dataclass(frozen=True)
