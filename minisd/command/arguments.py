@@ -60,7 +60,7 @@ ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "re
 SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
     "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
     "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
-    "unipc, lcm, restart"
+    "unipc, unipc_bh1, lcm, restart"
 )
 GRIDS = (
     "ldm, quad, leading, trailing, linspace, sgm, turbo, uniform, karras, exponential, "

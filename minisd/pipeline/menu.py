@@ -110,6 +110,7 @@ SAMPLERS = {
         "uni_pc / uni_pc_bh2",
         note="A1111 and ComfyUI: order 3, and bh1 unless the name says bh2",
     ),
+    "unipc_bh1": Sampler(samplers.unipc, {"b": "bh1"}),
     "lcm": Sampler(samplers.lcm, {}, "LCM", "LCM", "lcm"),
     "restart": Sampler(samplers.restart, {}, "Restart"),
 }

@@ -27,7 +27,7 @@ from ..guidance import cfg, from_v, from_x0, interval, paper_time
 from ..noise import keep
 from ..prediction import EpsModel
 from ..samplers import Step, ddim_invert
-from ..schedules import alpha_bar, scaled_linear_betas
+from ..schedules import ab_at, alpha_bar, scaled_linear_betas
 from .conditioning import depth_channel, paint_mask, read_tokenizer, repeated, shrink
 from .menu import SAMPLERS
 from .networks import Networks
@@ -177,7 +177,7 @@ class Pipeline(Networks):
         # diffusers draws in this order: the picture's posterior, x_T, the rest's posterior
         z = None if sees and strength == 1 else self._encoded(picture, told)
         noise = told.noise(self._empty(told, size))
-        x = noise if strength == 1 else q_sample(z, noise, self.ab[grid[0]])
+        x = noise if strength == 1 else q_sample(z, noise, ab_at(self.ab, grid[0], z))
         small = shrink(mask, f)
         if not sees or not small.flatten(1).any(1).all():
             small = F.max_pool2d(mask, f)
@@ -250,8 +250,8 @@ class Pipeline(Networks):
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
         s, scale = told.settings, told.scale
-        if (s.guide_until, s.guide_from) != (0, T):
-            scale = interval(scale, s.guide_until, s.guide_from)
+        if uncond and (s.guide_from, s.guide_until) != (T, 0):
+            scale = interval(scale, s.guide_from, s.guide_until)
         model = cfg(paper_time(network), cond, uncond, scale, s.rescale)
         adapter = {"v": from_v, "x0": from_x0}.get(self.config.prediction)
         return adapter(model, self.ab) if adapter else model
@@ -310,7 +310,7 @@ class Pipeline(Networks):
     def _repaint(self, told: Told, picture: Tensor, strength: float) -> Run:
         grid = last_times(self._times(told), strength)
         z = self._encoded(picture, told)
-        return self._run(told, q_sample(z, told.noise(z), self.ab[grid[0]]), grid)
+        return self._run(told, q_sample(z, told.noise(z), ab_at(self.ab, grid[0], z)), grid)
 
     def _size_of(self, picture: Tensor, factor: int | None = None) -> tuple[int, int]:
         """(h, w) of a picture, once it is one that the networks take."""

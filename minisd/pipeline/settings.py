@@ -24,7 +24,7 @@ from ..schedules import (
 from .conditioning import Conditioning, Frame
 from .menu import GRIDS, SAMPLERS, find_grid, find_sampler, having
 
-OPTIONS = ("eta", "order", "churn", "s_min", "s_max", "s_noise")  # of samplers
+OPTIONS = ("eta", "order", "churn", "s_min", "s_max", "s_noise", "published")  # of samplers
 Prompt = str | Sequence[str] | Conditioning
 
 
@@ -190,6 +190,7 @@ class Settings:
     s_min: float | None = None
     s_max: float | None = None
     s_noise: float | None = None
+    published: bool | None = None  # the published code's weights, or the exact ones
     seed: int = 0  # of the first picture; seed + 1 of the next
     n: int = 1  # pictures of each prompt
     sample: bool = True  # a sample of a given picture's posterior, or its mean
@@ -201,7 +202,7 @@ class Settings:
         self._find()
         if self.scale is not None and not 0 <= self.scale < math.inf:
             raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
-        if not 0 <= self.guide_until <= self.guide_from:
+        if not 0 <= self.guide_until < self.guide_from:
             raise ValueError(
                 "guidance goes from a time down to a time of at least 0, got "
                 f"guide_from={self.guide_from}, guide_until={self.guide_until}"
@@ -219,7 +220,7 @@ class Settings:
 
     def _find(self) -> None:
         """The sampler and the grid under their names here; ValueError for what is none."""
-        grid = self.grid and find_grid(self.grid)
+        grid = None if self.grid is None else find_grid(self.grid)
         if self.sampler is not None:
             sampler, named = find_sampler(self.sampler)
             if grid and named and grid != named:
