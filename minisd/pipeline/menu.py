@@ -90,7 +90,13 @@ SAMPLERS = {
     "lms": Sampler(samplers.lms, {}, "LMS", "LMSDiscrete", "lms", "LinearMultistepSampler"),
     "dpm_2m": Sampler(samplers.dpm_solver_multistep),
     "deis": Sampler(samplers.deis, {}, "DEIS", "DEISMultistep", "deis"),
-    "dpmpp_2s": Sampler(samplers.dpmpp_2s, {}, "", "DPMSolverSinglestep"),
+    "dpmpp_2s": Sampler(
+        samplers.dpmpp_2s,
+        {},
+        "",
+        "DPMSolverSinglestep",
+        note="a step of diffusers is one call, half a step",
+    ),
     "dpmpp_2s_a": Sampler(
         samplers.dpmpp_2s, A, "DPM++ 2S a", "", "dpmpp_2s_ancestral", "DPMPP2SAncestralSampler"
     ),
