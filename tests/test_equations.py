@@ -577,4 +577,4 @@ def test_polynomial_mean():
             torch.tensor(eq.step_moments(of, eta=0.5 if of == "x0" else 0.0)(0.4, 3)),
             torch.tensor(eq.exponential_moments(rate, 3)),
         )
-    assert eq.step_moments("x0", published=2)(0.4, 2) == [1.0, 0.5]
+    close(torch.tensor(eq.step_moments("x0", published=2)(0.4, 2)), torch.tensor([1.0, 0.5]))
