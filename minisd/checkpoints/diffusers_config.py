@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
-from ..models.configs import AutoencoderConfig, Betas, Grid, T, TextConfig, UNetConfig
+from ..models.configs import AutoencoderConfig, Betas, Grid, Solver, T, TextConfig, UNetConfig
 from .families import Family, described, fits
 from .tensorfile import CheckpointError, read_json
 
@@ -24,12 +24,11 @@ LOW_RES = ("scaled_linear", 1e-4, 0.02)  # of the noise that Pipeline.upscale la
 SOLVERS = """DDIM DDIMInverse DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep
     DPMSolverSDE DPMSolverSinglestep EulerAncestralDiscrete EulerDiscrete HeunDiscrete
     KDPM2AncestralDiscrete KDPM2Discrete LMSDiscrete PNDM SASolver UniPCMultistep""".split()
-OTHERS = ("DDIMInverse", "DDIMParallel", "DDPMParallel", "SASolver")  # that minisd has not
 ALGORITHMS = {  # of DPMSolverMultistep, which has several solvers under one name
-    "dpmsolver++": "DPM++ 2M",
+    "dpmsolver++": "DPMSolverMultistep",
     "dpmsolver": "dpm_2m",
     "sde-dpmsolver++": "DPM++ 2M SDE",
-    "deis": "DEIS",
+    "deis": "DEISMultistep",
 }
 
 
@@ -237,12 +236,12 @@ def process(path: Path, known: Family, folder: str = "scheduler") -> dict:
     end = int(spacing == "leading" and not sigmas)
     if not sigmas and "set_alpha_to_one" in said:
         end = int(not said["set_alpha_to_one"])
-    if name not in OTHERS and "_class_name" in said:
-        solver = said["_class_name"]
-        if name == "DPMSolverMultistep":
-            solver = ALGORITHMS[said.get("algorithm_type", "dpmsolver++")]
-        spread = [key for key in said if key.startswith("use_") and said[key] is True]
-        changes["solver"] = solver + "".join(f" {key.split('_')[1]}" for key in spread[:1])
+    if name == "DPMSolverMultistep":
+        name = ALGORITHMS[said.get("algorithm_type", "dpmsolver++")]
+    name = "PLMS" if name == "PNDM" else name
+    if "_class_name" in said and name in get_args(get_args(Solver)[0]):
+        spread = [key.split("_")[1] for key in said if key[:4] == "use_" and said[key] is True]
+        changes["solver"] = (name, spread[0] if spread else "")
     offset = said.get("steps_offset", 1) if xl else 1  # as diffusers has it
     grid = (spacing, offset if spacing == "leading" else 0, end)
     usual = ("trailing", 0, 0) if changes.get("zero_terminal_snr") else ("leading", 1, 1)

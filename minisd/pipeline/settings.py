@@ -108,15 +108,15 @@ def usual_sampler(config: UNetConfig, family: str = "") -> str:
     error in such a model's ε is a much larger one in its x0, and PLMS extrapolates ε there: in few
     steps, or at high guidance, the tiny model obeys DDIM and not PLMS (weights/README.md)."""
     if config.solver is not None:  # a diffusers folder's
-        return find_sampler(config.solver)[0]
+        return find_sampler(config.solver[0])[0]
     return "ddim" if config.zero_terminal_snr else USUAL.get(family, Usual()).sampler
 
 
 def usual_grid(config: UNetConfig, family: str = "") -> str | None:
     """The official code's, of GRIDS; for a model with zero terminal SNR the one that begins at T
     and ends at 0. None where the config tells it."""
-    if config.solver is not None and (named := find_sampler(config.solver)[1]):
-        return named
+    if config.solver is not None and config.solver[1]:
+        return config.solver[1]
     if config.grid is not None:
         return None
     return "trailing" if config.zero_terminal_snr else USUAL.get(family, Usual()).grid

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import pathlib
+from typing import get_args
 
 import diffusers
 import pytest
@@ -13,8 +14,6 @@ from pipeline_pairs import ENDS, MERGES, SD_BETAS, vocabulary
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from minisd.checkpoints.diffusers_config import (
-    ALGORITHMS,
-    OTHERS,
     SOLVERS,
     TABLES,
     as_said,
@@ -23,9 +22,9 @@ from minisd.checkpoints.diffusers_config import (
 from minisd.checkpoints.families import FAMILIES
 from minisd.checkpoints.loading import load
 from minisd.checkpoints.tensorfile import CheckpointError
-from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
+from minisd.models.configs import AutoencoderConfig, Solver, TextConfig, UNetConfig
 from minisd.pipeline import Pipeline
-from minisd.pipeline.menu import find_sampler
+from minisd.pipeline.menu import find_grid, find_sampler
 from minisd.pipeline.settings import times
 from minisd.text.tokenizer import Tokenizer
 
@@ -174,11 +173,11 @@ def test_a_folders_solver_is_its_usual_one(name, says, tmp_path):
 
 
 def test_the_names_of_solvers_are_of_the_menu():
-    for name in {*SOLVERS} - {*OTHERS}:
-        assert find_sampler(f"{name}Scheduler")[1] is None
-    for name in ALGORITHMS.values():
-        assert find_sampler(name)[1] is None
-    assert find_sampler("EulerDiscreteScheduler karras") == ("euler", "karras")
+    names, grids = map(get_args, get_args(Solver))
+    assert all(find_sampler(name)[1] is None for name in names)
+    assert all(find_grid(grid) == grid for grid in grids[1:])
+    others = {"DDIMInverse", "DDIMParallel", "DDPMParallel", "SASolver"}
+    assert {*SOLVERS} - others == {*names} - {"PLMS", "DPM++ 2M SDE", "dpm_2m"} | {"PNDM"}
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

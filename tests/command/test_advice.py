@@ -251,6 +251,7 @@ def test_a_model_for_one_thing_says_which_and_the_command_is_there(way, beside, 
     [
         (["--scale", 0], "at scale 0 only the negative prompt is read"),
         (["--tile", 8], "the decoder learned 16 x 16 latents"),
+        (["--grid", "ldm"], "--steps 1 begins at t = 1000, where x is noise; the official grid"),
     ],
 )
 def test_what_voids_the_work_is_said(words, says, capsys, quick):
