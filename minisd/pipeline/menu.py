@@ -25,7 +25,7 @@ class Sampler(NamedTuple):
     a1111: str = ""
     diffusers: str = ""  # with Scheduler at its end
     comfyui: str = ""
-    sgm: str = ""  # of generative-models
+    sgm: str = ""  # generative-models
     note: str = ""
 
     def takes(self) -> list[str]:
@@ -44,10 +44,6 @@ class Grid(NamedTuple):
     note: str = ""
 
 
-def _whole(times: Callable) -> Callable:
-    return lambda ab, steps: times(len(ab) - 1, steps)
-
-
 def turbo_times(T: int, steps: int) -> list[int]:
     """The first of [T, 0.9 T, 0.8 T, ...], and then 0: what SD-Turbo and SDXL-Turbo were made for.
 
@@ -58,125 +54,113 @@ def turbo_times(T: int, steps: int) -> list[int]:
     return [T - i * T // 10 for i in range(steps)] + [0]
 
 
-A = {"eta": 1.0}  # ancestral
+def _rows(table: str, notes: dict[str, str]) -> dict[str, dict[str, str]]:
+    """A table's rows by the names here: what the other programs call them, and a note."""
+    programs = ("a1111", "diffusers", "comfyui", "sgm")
+    lines = [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines()]
+    return {
+        name: dict(zip(programs, names, strict=True)) | {"note": notes.get(name, "")}
+        for name, *names in lines
+    }
+
+
+# here      | A1111 | diffusers, without its Scheduler | ComfyUI | generative-models
+SAMPLERS_TABLE = """
+ddim         | DDIM         | DDIM                   | ddim                |
+plms         | PLMS         | PNDM                   |                     |
+s_pndm       |              |                        |                     |
+pndm         |              |                        |                     |
+ddpm         |              | DDPM                   | ddpm                |
+euler        | Euler        | EulerDiscrete          | euler               | EulerEDMSampler
+euler_a      | Euler a      | EulerAncestralDiscrete | euler_ancestral     | EulerAncestralSampler
+heun         | Heun         | HeunDiscrete           | heun                | HeunEDMSampler
+dpm2         | DPM2         | KDPM2Discrete          | dpm_2               |
+dpm2_a       | DPM2 a       | KDPM2AncestralDiscrete | dpm_2_ancestral     |
+dpm3         |              |                        |                     |
+lms          | LMS          | LMSDiscrete            | lms                 | LinearMultistepSampler
+dpm_2m       |              |                        |                     |
+deis         | DEIS         | DEISMultistep          | deis                |
+dpmpp_2s     |              | DPMSolverSinglestep    |                     |
+dpmpp_2s_a   | DPM++ 2S a   |                        | dpmpp_2s_ancestral  | DPMPP2SAncestralSampler
+dpmpp_3s     |              |                        |                     |
+dpmpp_sde    | DPM++ SDE    | DPMSolverSDE           | dpmpp_sde           |
+dpmpp_2m     | DPM++ 2M     | DPMSolverMultistep     | dpmpp_2m            | DPMPP2MSampler
+dpmpp_3m     |              |                        |                     |
+dpmpp_2m_sde | DPM++ 2M SDE |                        | dpmpp_2m_sde        |
+dpmpp_3m_sde | DPM++ 3M SDE |                        | dpmpp_3m_sde        |
+unipc        | UniPC        | UniPCMultistep         | uni_pc / uni_pc_bh2 |
+unipc_bh1    |              |                        |                     |
+lcm          | LCM          | LCM                    | lcm                 |
+restart      | Restart      |                        |                     |
+"""
+NOTES = {
+    "plms": "diffusers: skip_prk_steps=True",
+    "dpm2": "A1111 and ComfyUI leave out the last time but one",
+    "dpm2_a": "A1111 and ComfyUI leave out the last time but one",
+    "dpmpp_2s": "a step of diffusers is one call, half a step",
+    "unipc": "A1111 and ComfyUI: order 3, and bh1 unless the name says bh2",
+}
+RUNS = {  # those that are not the function of that name, without arguments
+    "euler_a": (samplers.ddim, {"eta": 1.0}),
+    "dpm2": (samplers.dpm_solver_2, {}),
+    "dpm2_a": (samplers.dpm_solver_2, {"eta": 1.0}),
+    "dpm3": (samplers.dpm_solver_3, {}),
+    "dpm_2m": (samplers.dpm_solver_multistep, {}),
+    "dpmpp_2s_a": (samplers.dpmpp_2s, {"eta": 1.0}),
+    "unipc_bh1": (samplers.unipc, {"b": "bh1"}),
+}
 SAMPLERS = {
-    "ddim": Sampler(samplers.ddim, {}, "DDIM", "DDIM", "ddim"),
-    "plms": Sampler(samplers.plms, {}, "PLMS", "PNDM", note="diffusers: skip_prk_steps=True"),
-    "s_pndm": Sampler(samplers.s_pndm),
-    "pndm": Sampler(samplers.pndm),
-    "ddpm": Sampler(samplers.ddpm, {}, "", "DDPM", "ddpm"),
-    "euler": Sampler(samplers.euler, {}, "Euler", "EulerDiscrete", "euler", "EulerEDMSampler"),
-    "euler_a": Sampler(
-        samplers.ddim,
-        A,
-        "Euler a",
-        "EulerAncestralDiscrete",
-        "euler_ancestral",
-        "EulerAncestralSampler",
-    ),
-    "heun": Sampler(samplers.heun, {}, "Heun", "HeunDiscrete", "heun", "HeunEDMSampler"),
-    "dpm2": Sampler(
-        samplers.dpm_solver_2,
-        {},
-        "DPM2",
-        "KDPM2Discrete",
-        "dpm_2",
-        note="A1111 and ComfyUI leave out the last time but one",
-    ),
-    "dpm2_a": Sampler(
-        samplers.dpm_solver_2, A, "DPM2 a", "KDPM2AncestralDiscrete", "dpm_2_ancestral"
-    ),
-    "dpm3": Sampler(samplers.dpm_solver_3),
-    "lms": Sampler(samplers.lms, {}, "LMS", "LMSDiscrete", "lms", "LinearMultistepSampler"),
-    "dpm_2m": Sampler(samplers.dpm_solver_multistep),
-    "deis": Sampler(samplers.deis, {}, "DEIS", "DEISMultistep", "deis"),
-    "dpmpp_2s": Sampler(
-        samplers.dpmpp_2s,
-        {},
-        "",
-        "DPMSolverSinglestep",
-        note="a step of diffusers is one call, half a step",
-    ),
-    "dpmpp_2s_a": Sampler(
-        samplers.dpmpp_2s, A, "DPM++ 2S a", "", "dpmpp_2s_ancestral", "DPMPP2SAncestralSampler"
-    ),
-    "dpmpp_3s": Sampler(samplers.dpmpp_3s),
-    "dpmpp_sde": Sampler(samplers.dpmpp_sde, {}, "DPM++ SDE", "DPMSolverSDE", "dpmpp_sde"),
-    "dpmpp_2m": Sampler(
-        samplers.dpmpp_2m, {}, "DPM++ 2M", "DPMSolverMultistep", "dpmpp_2m", "DPMPP2MSampler"
-    ),
-    "dpmpp_3m": Sampler(samplers.dpmpp_3m),
-    "dpmpp_2m_sde": Sampler(samplers.dpmpp_2m_sde, {}, "DPM++ 2M SDE", "", "dpmpp_2m_sde"),
-    "dpmpp_3m_sde": Sampler(samplers.dpmpp_3m_sde, {}, "DPM++ 3M SDE", "", "dpmpp_3m_sde"),
-    "unipc": Sampler(
-        samplers.unipc,
-        {},
-        "UniPC",
-        "UniPCMultistep",
-        "uni_pc / uni_pc_bh2",
-        note="A1111 and ComfyUI: order 3, and bh1 unless the name says bh2",
-    ),
-    "unipc_bh1": Sampler(samplers.unipc, {"b": "bh1"}),
-    "lcm": Sampler(samplers.lcm, {}, "LCM", "LCM", "lcm"),
-    "restart": Sampler(samplers.restart, {}, "Restart"),
+    name: Sampler(*(RUNS[name] if name in RUNS else (getattr(samplers, name), {})), **row)
+    for name, row in _rows(SAMPLERS_TABLE, NOTES).items()
 }
-GRIDS = {
-    "ldm": Grid(
-        _whole(schedules.ldm_uniform_times),
-        "DDIM",
-        "",
-        "ddim_uniform",
-        note="it ends at t = 1; in A1111 and ComfyUI at 0",
-    ),
-    "quad": Grid(_whole(schedules.ldm_quad_times)),
-    "leading": Grid(_whole(schedules.leading_times), "", "timestep_spacing='leading'"),
-    "trailing": Grid(
-        _whole(schedules.trailing_times),
-        "Simple",
-        "timestep_spacing='trailing'",
-        "simple",
-        note="A1111 and ComfyUI round up where it rounds",
-    ),
-    "linspace": Grid(
-        _whole(schedules.linspace_times),
-        "Normal",
-        "timestep_spacing='linspace'",
-        "normal",
-        note="A1111 and ComfyUI do not round it",
-    ),
-    "sgm": Grid(
-        _whole(schedules.sgm_times),
-        "SGM Uniform",
-        "",
-        "sgm_uniform",
-        "LegacyDDPMDiscretization",
-        note="A1111 and ComfyUI do not round it",
-    ),
-    "turbo": Grid(_whole(turbo_times), "", "", "SDTurboScheduler", "SubstepSampler"),
-    "uniform": Grid(clocks.uniform_times, note="A1111's Uniform is its Normal"),
-    "karras": Grid(
-        clocks.karras_times,
-        "Karras",
-        "use_karras_sigmas",
-        "karras",
-        "EDMDiscretization",
-        "the demo of generative-models has ρ = 3, and not 7",
-    ),
-    "exponential": Grid(
-        clocks.exponential_times, "Exponential", "use_exponential_sigmas", "exponential"
-    ),
-    "polyexponential": Grid(clocks.polyexponential_times, "Polyexponential"),
-    "lambda": Grid(clocks.lambda_times, "", "use_lu_lambdas"),
-    "quadratic": Grid(clocks.quadratic_times),
-    "beta": Grid(
-        clocks.beta_times,
-        "Beta",
-        "use_beta_sigmas",
-        "beta",
-        note="A1111 and diffusers spread σ so, and not t; ComfyUI rounds t",
-    ),
-    "ays": Grid(clocks.ays_times, "Align Your Steps", "", "AlignYourStepsScheduler"),
+
+# here      | A1111 | diffusers: timestep_spacing, or use_... | ComfyUI | generative-models
+GRIDS_TABLE = """
+ldm             | DDIM             |                    | ddim_uniform |
+quad            |                  |                    |              |
+leading         |                  | leading            |              |
+trailing        | Simple           | trailing           | simple       |
+linspace        | Normal           | linspace           | normal       |
+sgm             | SGM Uniform      |                    | sgm_uniform  | LegacyDDPMDiscretization
+turbo           |                  |                    |              | SubstepSampler
+uniform         |                  |                    |              |
+karras          | Karras           | karras_sigmas      | karras       | EDMDiscretization
+exponential     | Exponential      | exponential_sigmas | exponential  |
+polyexponential | Polyexponential  |                    |              |
+lambda          |                  | lu_lambdas         |              |
+quadratic       |                  |                    |              |
+beta            | Beta             | beta_sigmas        | beta         |
+ays             | Align Your Steps |                    |              |
+"""
+GRID_NOTES = {
+    "ldm": "it ends at t = 1; in A1111 and ComfyUI at 0",
+    "trailing": "A1111 and ComfyUI round up where it rounds",
+    "linspace": "A1111 and ComfyUI do not round it",
+    "sgm": "A1111 and ComfyUI do not round it",
+    "turbo": "ComfyUI has a node for it, SDTurboScheduler",
+    "uniform": "A1111's Uniform is its Normal",
+    "karras": "the demo of generative-models has ρ = 3, and not 7",
+    "ays": "ComfyUI has a node for it, AlignYourStepsScheduler",
+    "beta": "A1111 and diffusers spread σ so, and not t; ComfyUI rounds t",
 }
+WHOLE = {  # of T, and not of ᾱ
+    "ldm": schedules.ldm_uniform_times,
+    "quad": schedules.ldm_quad_times,
+    "leading": schedules.leading_times,
+    "trailing": schedules.trailing_times,
+    "linspace": schedules.linspace_times,
+    "sgm": schedules.sgm_times,
+    "turbo": turbo_times,
+}
+
+
+def _times(name: str) -> Callable:
+    if name in WHOLE:
+        return lambda ab, steps: WHOLE[name](len(ab) - 1, steps)
+    return getattr(clocks, f"{name}_times")
+
+
+GRIDS = {name: Grid(_times(name), **row) for name, row in _rows(GRIDS_TABLE, GRID_NOTES).items()}
 
 
 def plain(name: str) -> str:
@@ -189,11 +173,11 @@ def spellings(menu: dict[str, NamedTuple]) -> dict[str, str]:
     """From every plain name of a table's rows to the row's own name."""
     named = {plain(own): own for own in menu}
     for own, row in menu.items():
-        full = f"{row.diffusers}Scheduler" if row.diffusers and menu is SAMPLERS else ""
-        for cell in (row.a1111, full, row.diffusers, row.comfyui, row.sgm):
-            for name in cell.split(" / "):
-                for spelt in (name, name.split("=")[-1].removeprefix("use_")):
-                    named.setdefault(plain(spelt), own)
+        theirs = [f"{row.diffusers}Scheduler", row.diffusers, f"use_{row.diffusers}"]
+        for cell in (row.a1111, *(theirs if row.diffusers else ()), row.comfyui, row.sgm):
+            for name in cell.removesuffix("_sigmas").split(" / "):
+                named.setdefault(plain(name), own)
+            named.setdefault(plain(cell), own)
     named.pop("", None)
     return named
 
