@@ -137,8 +137,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         made[name].add_argument("--strength", type=number, help="0 to 1: how much is painted anew")
     made["trajectory"].add_argument("--columns", type=whole_number, default=8, help="8 by default")
     for name in ("txt2img", "trajectory"):
-        made[name].add_argument("--refiner", type=Path, help="a model that ends what this begins")
-        made[name].add_argument("--share", type=number, help="0 to 1: steps before it; 0.8")
+        made[name].add_argument(
+            "--refiner", type=Path, help="the model of the last steps, as SDXL has one"
+        )
+        made[name].add_argument(
+            "--share", type=number, help="0 to 1: of the steps before the refiner's; 0.8"
+        )
     made["upscale"].add_argument("--level", type=whole_number, help="of noise, 0 to 999; 20")
     for name, task in TASKS.items():
         made[name] = commands.add_parser(
@@ -213,8 +217,8 @@ def _how() -> Parser:
         "--steps", type=whole_number, default=50, help="50 by default; a grid may take more"
     )
     how.add_argument("--scale", type=number, help="of guidance; 1: none. The model's by default")
-    how.add_argument("--guide-from", type=number, help="time at which guidance begins; 1000")
-    how.add_argument("--guide-until", type=number, help="time at which guidance ends; 0")
+    how.add_argument("--guide-from", type=number, help="the time from which guidance acts; 1000")
+    how.add_argument("--guide-until", type=number, help="the time down to which it acts; 0")
     how.add_argument("--rescale", type=number, default=0.0, help="0 to 1, against glaring guidance")
     how.add_argument("--zoom", type=whole_number, help="repeat pixels; to 256 a side by default")
     solver = parser.add_argument_group("the solver; docs/SAMPLERS.md says more")
@@ -224,9 +228,13 @@ def _how() -> Parser:
         "default",
     )
     solver.add_argument("--grid", help=f"of times: {GRIDS}. The model's by default")
-    solver.add_argument("--eta", type=number, help="0 to 1: how much noise it draws on the way")
-    solver.add_argument("--order", type=whole_number, help="of those that remember old steps")
-    solver.add_argument("--churn", type=number, help="EDM's S_churn, of euler and heun")
+    solver.add_argument("--eta", type=number, help="0 to 1: how much noise is drawn on the way")
+    solver.add_argument(
+        "--order", type=whole_number, help="of multistep solvers: lms, dpm_2m, deis, unipc"
+    )
+    solver.add_argument(
+        "--churn", type=number, help="of euler and heun: EDM's S_churn, noise on the way"
+    )
     return parser
 
 

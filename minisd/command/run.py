@@ -52,7 +52,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 
     fields, told = vars(options), inspect.signature(Settings).parameters
     settings = {name: fields[name] for name in told if fields.get(name) is not None}
-    settled = Settings(**settings)
+    asked = Settings(**settings)
     images = open_given(options)
     how = {"device": options.device, "release": options.release, "tile": options.tile}
     how["dtype"] = getattr(torch, options.dtype)
@@ -62,7 +62,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         others["refiner"] = Pipeline.load(refiner, **how)
         settings["share"] = 0.8 if options.share is None else options.share
     size, prompted = picture_size(pipe, options, images), pipe.config.context_dim is not None
-    settled = pipe.settled(settled)
+    settled = pipe.settled(asked)
     settings |= {"scale": settled.scale, "sampler": settled.sampler, "grid": settled.grid}
     settings |= {name: told for name, told in settled.options().items() if name in fields}
     for told in notes(options, pipe, settled):

@@ -51,7 +51,7 @@ from .settings import (
 class Pipeline(Networks):
     """A checkpoint's networks and the ways to make pictures with them; each way gives a Run.
 
-    All take Settings' fields by name: negative, scale, steps, sampler, seed, n, ...
+    All take Settings' fields by name: negative, scale, steps, sampler, grid, seed, n, ...
     """
 
     @classmethod
@@ -124,7 +124,7 @@ class Pipeline(Networks):
         return Run(steps(), grid, refiner.decode)
 
     def denoise(self, x: Tensor, prompt: Prompt, strength: float = 1.0, **settings) -> Run:
-        """Latents (b, c, h/f, w/f) led on to t = 1, in the last strength · steps of the steps.
+        """Latents (b, c, h/f, w/f) led on to the end, in the last strength · steps of the steps.
 
         x is noise, an inverted picture, or where another model's run was stopped (SDXL's base, for
         its refiner), at the time where these steps begin. A sampler that draws noise draws it from
