@@ -54,7 +54,7 @@ USUAL = {
     "unclip-h": Usual(768, 10.0),
     "unclip-l": Usual(768, 10.0),
     "upscaler": Usual(128, 9.0, (1e-4, 0.02)),
-    "sdxl": Usual(1024, 5.0, sampler="euler", grid="sgm"),  # its demo: 40 steps; its API: DPM++ 2M
+    "sdxl": Usual(1024, 5.0, sampler="euler", grid="sgm"),  # its demo; its API: DPM++ 2M
     "sdxl-refiner": Usual(1024, 5.0, sampler="euler", grid="sgm"),
     "ldm-txt2img": Usual(256, 5.0),
     "ldm-text2img256": Usual(256, 5.0, VQ_BETAS),
