@@ -430,7 +430,7 @@ EXERCISES = {
                 _weights(edm=lambda s, d: 1 / edm_weight(s, d))
             ),
         },
-        level="easy",
+        level="middle",
         goal="write the four loss weights as weights of one error",
     ),
     "share_between": Exercise(
