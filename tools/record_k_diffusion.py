@@ -25,7 +25,7 @@ UNCALLED = ["torchdiffeq", "torchsde", "torchvision", "torchvision.transforms", 
 
 # The data: the mixture of tests/test_samplers.py, here as EDM's denoiser.
 MEANS = torch.tensor([[2.0, 0.5, -1.0], [-1.0, 1.5, 0.0], [0.0, -2.0, 1.0]]).double()
-STD, WEIGHTS = torch.tensor([0.1, 0.5, 0.3]).double(), torch.tensor([0.5, 0.3, 0.2]).double()
+STD, WEIGHTS = torch.tensor([[0.1, 0.5, 0.3], [0.5, 0.3, 0.2]], dtype=torch.float64)
 # The schedule of SD 1, 2 and XL: sigma at its whole times 1..1000.
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 AB = (1 - BETAS).cumprod(0)
