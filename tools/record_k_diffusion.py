@@ -1,11 +1,11 @@
-"""Record what k-diffusion's samplers, grids and clock give, for tests/test_solvers.py to compare with.
+"""Record what k-diffusion's samplers, grids and clock give: tests/test_solvers.py compares with it.
 
     python tools/record_k_diffusion.py FOLDER       a folder that holds k_diffusion, unzipped
 
 k-diffusion is where most solvers were first written for sigmas, and it is no dependency of minisd:
 so its numbers are recorded, in float64, with the inputs and the noise that they were made from.
-scipy must be installed: LMS integrates with it, and the beta grid's quantiles are its own. What else
-k-diffusion imports is replaced by a stub where it is missing, since no sampler here calls it.
+scipy must be installed: LMS integrates with it, and the beta grid's quantiles are its own. What
+else k-diffusion imports is a stub where it is missing, since no sampler here calls it.
 """
 
 import argparse
@@ -51,7 +51,7 @@ CASES = {
 
 
 def load(folder: str):
-    """k_diffusion's modules `sampling` and `external`, past its __init__, which imports networks."""
+    """k_diffusion's `sampling` and `external`, past its __init__, which imports networks."""
     for name in UNCALLED:
         try:
             importlib.import_module(name)
@@ -69,7 +69,7 @@ def version(folder: str) -> str:
 
 
 def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-    """E[x0 | x0 + sigma z] of the mixture: component k says (sigma² m_k + s_k² x)/(s_k² + sigma²)."""
+    """E[x0 | x0 + sigma z]: component k says (sigma² m_k + s_k² x)/(s_k² + sigma²)."""
     sigma = sigma.reshape(-1, 1)
     var = STD**2 + sigma**2  # (b, k)
     square = ((x[:, None] - MEANS) ** 2).sum(2)
