@@ -15,19 +15,20 @@ from torch import Tensor
 
 from .equations import eps_from_v, eps_from_x0, guided_eps, rescale_guidance, x0_from_v
 from .prediction import EpsModel, Prediction, checked, same_shape
-from .schedules import at, check_number, check_t
+from .schedules import ab_at, check_number, check_t
 
 
 def paper_time(network: Callable) -> Callable:
     """A network called by the paper's t = 1..T, one number or one for each sample.
 
-    network(x, index, ...) -> model(x, t, ...) with index = t - 1, int64 (b,): the one place where
-    1 is subtracted. ValueError for a t below 1 or between two whole numbers.
+    network(x, index, ...) -> model(x, t, ...) with index = t - 1, (b,): the one place where 1 is
+    subtracted. It is int64 for a whole t; between two whole ones it is a real number, of which the
+    sinusoids make an embedding like any other. ValueError for a t below 1.
     Official: `apply_model`
     """
 
-    def model(x: Tensor, t: int | Tensor, *condition):
-        check_t(t)
+    def model(x: Tensor, t: float | Tensor, *condition):
+        check_t(t, real=True)
         index = torch.as_tensor(t, device=x.device).expand(len(x)) - 1
         return network(x, index, *condition)
 
@@ -71,7 +72,7 @@ def from_v(v_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
     """
 
     def eps_model(x: Tensor, t: int) -> Prediction:
-        v, ab_t = same_shape("what v_model returns", v_model(x, t), x), at(ab, t, x)
+        v, ab_t = same_shape("what v_model returns", v_model(x, t), x), ab_at(ab, t, x)
         return Prediction(eps_from_v(x, v, ab_t), x0_from_v(x, v, ab_t))
 
     return eps_model
@@ -85,7 +86,7 @@ def from_x0(x0_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
 
     def eps_model(x: Tensor, t: int) -> Prediction:
         x0 = same_shape("what x0_model returns", x0_model(x, t), x)
-        return Prediction(eps_from_x0(x, x0, at(ab, t, x)), x0)
+        return Prediction(eps_from_x0(x, x0, ab_at(ab, t, x)), x0)
 
     return eps_model
 

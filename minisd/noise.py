@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .equations import q_sample
 from .prediction import drawn, same_shape
-from .schedules import at, check_count, check_number
+from .schedules import ab_at, check_count, check_number
 
 
 def gaussian(
@@ -71,8 +71,8 @@ def keep(
     Official: `mask`, `x0`
     """
 
-    def constrain(x: Tensor, t: int) -> Tensor:
-        x_t = q_sample(same_shape("keep's x0", x0, x), drawn(noise, x0), at(ab, t, x))
+    def constrain(x: Tensor, t: float) -> Tensor:
+        x_t = q_sample(same_shape("keep's x0", x0, x), drawn(noise, x0), ab_at(ab, t, x))
         return keep_mask * x_t + (1 - keep_mask) * x
 
     return constrain

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .clocks import Clock
 from .equations import dir_xt, pred_x0, sigma, sqrt
 from .schedules import check_number, check_times
 
@@ -18,7 +19,7 @@ class Prediction(NamedTuple):
     x0: Tensor | None
 
 
-EpsModel = Callable[[Tensor, int], Tensor | Prediction]
+EpsModel = Callable[[Tensor, float], Tensor | Prediction]
 
 
 def same_shape(what: str, given, x: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ def checked(said, x: Tensor) -> Prediction:
     return Prediction(eps, x0)
 
 
-def ask(eps_model: EpsModel, x: Tensor, t: int) -> Prediction:
-    """The model's ε at time t, with its x0 if it gives one. At t = 0 it is asked about t = 1."""
+def ask(eps_model: EpsModel, x: Tensor, t: float) -> Prediction:
+    """The model's ε at time t, with its x0 if it gives one. Below t = 1 it is asked about t = 1."""
     return checked(eps_model(x, max(t, 1)), x)
 
 
@@ -60,7 +61,7 @@ def drawn(noise: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def predict(
-    eps_model: EpsModel, x: Tensor, t: int, ab: list[float], project: Callable | None = None
+    eps_model: EpsModel, x: Tensor, t: float, ab: Clock, project: Callable | None = None
 ) -> Prediction:
     """The model's ε and x0 at time t, x0 by eq. 15 where the model gives none, and projected."""
     eps, x0 = ask(eps_model, x, t)
@@ -82,8 +83,8 @@ def move(
     return dir_xt(eps, ab_s, 0.0).add(x0, alpha=sqrt(ab_s)), x0  # one pass over x0, not two
 
 
-def check_inputs(x: Tensor, times, ab: Tensor) -> tuple[list[int], list[float]]:
-    """Times as ints and ᾱ as Python floats, which is float64 on every device."""
+def check_inputs(x: Tensor, times, ab: Tensor) -> tuple[list[float], Clock]:
+    """Times as numbers and ᾱ as a Clock of Python floats, which is float64 on every device."""
     for name, value in (("x", x), ("ab", ab)):
         if not isinstance(value, Tensor):
             raise ValueError(f"{name} must be a torch.Tensor, got a {type(value).__name__}")
@@ -100,19 +101,29 @@ def check_inputs(x: Tensor, times, ab: Tensor) -> tuple[list[int], list[float]]:
         raise ValueError(f"x must be floating-point numbers, got {x.dtype}")
     if not x.isfinite().all():
         raise ValueError("x must be finite, but it holds nan or inf")
-    return check_times(times, len(ab) - 1), ab.tolist()
+    times, clock = check_times(times, len(ab) - 1), Clock(ab)
+    for t in times:
+        clock[t]  # says what is wrong where ᾱ_T = 0 and t is a real number after the last before T
+    return times, clock
 
 
-def check_eta(eta: float, noise: Callable | None, times: list[int], ab: list[float]) -> None:
+def check_eta(eta: float, noise: Callable | None, times: list[float], ab: Clock) -> None:
     """ValueError unless 0 ≤ η, noise is given where η > 0, and every σ² fits into 1-ᾱ_s."""
     check_number("eta", eta)
-    if eta > 0 and noise is None:
-        raise ValueError(f"eta={eta} draws noise: pass noise=gaussian(seed), from minisd.noise")
+    check_noise("eta", eta, noise)
     for t, s in pairwise(times):
         if sigma(ab[t], ab[s], eta) ** 2 > 1 - ab[s] + 1e-12:
             raise ValueError(
                 f"eta={eta} asks for more noise than x holds at t={s}; eta from 0 to 1 always fits"
             )
+
+
+def check_noise(name: str, value: float, noise: Callable | None) -> None:
+    """ValueError where a value above 0 draws noise, and there is none to draw."""
+    if value > 0 and noise is None:
+        raise ValueError(
+            f"{name}={value} draws noise: pass noise=gaussian(seed), from minisd.noise"
+        )
 
 
 def check_deterministic(eta: float) -> None:

@@ -3,14 +3,15 @@
 Time is the paper's: t = 1..T, and `alpha_bar` has length T+1 with alpha_bar[0] = 1 (no noise).
 The official code counts 0..T-1 instead, so its `alphas_cumprod[i]` is `alpha_bar[i + 1]` here.
 A time grid is a decreasing list of such t; a sampler walks its neighbours (t, s), s the earlier.
+A time may be a real number, between two whole ones (`ab_at`; grids of such are in clocks.py).
 """
 
 import math
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,6 +129,32 @@ def at(values: Tensor, t: int | Tensor, like: Tensor) -> Tensor | float:
     return picked.to(like.dtype).to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
+def ab_at(ab: Tensor, t: float | Tensor, like: Tensor) -> Tensor | float:
+    """ᾱ at time t, as `at` gives it; t may be one real number (see `between`)."""
+    return at(ab, t, like) if isinstance(t, Tensor | Integral) else between(ab, t)
+
+
+def between(ab: Sequence[float] | Tensor, t: float) -> float:
+    """ᾱ at a real time t from 0 to T: ln σ is linear between two whole times, σ = √((1-ᾱ)/ᾱ).
+
+        ln σ(t) = (1-w) ln σ(k) + w ln σ(k+1),  k = ⌊t⌋, w = t - k
+
+    Below t = 1, where no network was trained, σ itself goes linearly to 0. ValueError outside 0..T,
+    and after the last t where ᾱ is above 0. DPM-Solver's code draws the line in ln √ᾱ instead.
+    Official: k-diffusion's `sigma_to_t` and `t_to_sigma` with quantize=False
+    """
+    k = math.floor(t) if 0 <= t <= len(ab) - 1 else -1
+    if k == t:
+        return float(ab[k])
+    if k < 0 or ab[k + 1] == 0:
+        last = len(ab) - 1 - (ab[-1] == 0)
+        raise ValueError(f"a time between two whole ones must be from 0 to {last:g}, got {t}")
+    low, high = (math.sqrt((1 - a) / a) for a in (float(ab[k]), float(ab[k + 1])))
+    w = t - k
+    sigma = w * high if k == 0 else low ** (1 - w) * high**w
+    return 1 / (1 + sigma**2)
+
+
 def official_buffers(betas: Tensor) -> dict[str, Tensor]:
     """The thirteen buffers the official `register_schedule` makes, under its names, in float64.
 
@@ -236,44 +263,71 @@ def linspace_times(T: int, steps: int) -> list[int]:
     return [1 + round((T - 1) * i / (steps - 1)) for i in reversed(range(steps))] + [0]
 
 
-def check_times(times, T: int) -> list[int]:
-    """`times` as a list of ints; ValueError unless two or more, decreasing, within T..0."""
+def sgm_times(T: int, steps: int) -> list[int]:
+    """SDXL's own grid, generative-models': [1000, 981, ..., 60, 40, 20, 0] for 50 of 1000.
+
+        t_i = 1 + ⌊(T-1) (steps-i)/steps⌋,  i = 0..steps-1, and then 0
+
+    Always exactly `steps` steps. It is trailing, rounded down: the same list for 21 of the step
+    counts below 1000.
+    Official: `LegacyDDPMDiscretization`, `generate_roughly_equally_spaced_steps`
+    """
+    _check_steps(T, steps)
+    return [1 + (T - 1) * (steps - i) // steps for i in range(steps)] + [0]
+
+
+def check_times(times, T: int) -> list[float]:
+    """`times` as a list of numbers, ints where they are whole; ValueError unless they are two or
+    more, decreasing, within T..1 or 0: below t = 1 there is nothing but the clean picture."""
     try:
-        whole = [operator.index(t) for t in times]
-    except TypeError:
-        raise ValueError(f"times must be a list of whole numbers, got {times!r:.60}") from None
-    if len(whole) < 2 or any(t <= s for t, s in pairwise(whole)):
+        checked = [t.item() if isinstance(t, Tensor | np.generic) else t for t in times]
+        checked = [int(t) if t == math.floor(t) else float(t) for t in checked]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"times must be a list of numbers, got {times!r:.60}") from None
+    if len(checked) < 2 or any(t <= s for t, s in pairwise(checked)):
         raise ValueError(
-            "times must be at least two whole numbers, each smaller than the one before, "
-            f"got {_short(whole)}"
+            "times must be at least two numbers, each smaller than the one before, "
+            f"got {_short(checked)}"
         )
-    if whole[0] > T or whole[-1] < 0:
+    if checked[0] > T or checked[-1] < 0:
         raise ValueError(
-            f"times must decrease from at most T={T} to at least 0, got {_short(whole)}"
+            f"times must decrease from at most T={T} to at least 0, got {_short(checked)}"
         )
-    return whole
+    if any(0 < t < 1 for t in checked):
+        raise ValueError(f"times must be 0 or from 1 to T={T}, got {_short(checked)}")
+    return checked
 
 
-def check_t(t: int | Tensor, T: float = math.inf, first: int = 1) -> None:
-    """ValueError unless t, a whole number or a tensor of such, is from `first` to T.
+def check_t(t: int | Tensor, T: float = math.inf, first: int = 1, real: bool = False) -> None:
+    """ValueError unless t, a whole (or real) number or a tensor of such, is from `first` to T.
 
     The numbers of a tensor on a GPU are not looked at: the CPU would have to wait for them.
     """
     given = torch.as_tensor(t)
     whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    whole = whole or real and given.is_floating_point()
     seen = given.device.type == "cpu"
     if not whole or seen and not ((given >= first) & (given <= T)).all():
         raise ValueError(
-            f"t must be a whole number from {first} to {T if T < math.inf else 'T'}, got {t}: "
+            f"t must be a {'' if real else 'whole '}number from {first} to "
+            f"{T if T < math.inf else 'T'}, got {t}: "
             "the paper's times count from 1, and only the network's index counts from 0"
         )
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """The value; ValueError unless it is a whole number, at least `least`."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r:.60}")
+def check_count(name: str, value: int, least: int = 1, most: float = math.inf) -> int:
+    """The value; ValueError unless it is a whole number, from `least` to `most`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {limits}, got {value!r:.60}")
     return int(value)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """The value; ValueError unless it is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
+    return value
 
 
 def check_number(name: str, value: float, least: float = 0.0, below: float = math.inf) -> float:

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .schedules import ab_at
+
 
 class GaussianMixture:
     """Σ_k w_k N(m_k, s_k² I): data whose every noised version is again a Gaussian mixture.
@@ -40,18 +42,20 @@ class IdealDenoiser:
         E[ε | x_t] = √(1-ᾱ_t) Σ_k r_k (x_t - √ᾱ_t m_k) / v_k  = -√(1-ᾱ_t) ∇ log q(x_t)
 
     model(x, t) for x (b, ...); model(x, t, c) with c int64 (b,) knows the class; -1 is "any class",
-    the unconditional model. t is a number or int64 (b,).
+    the unconditional model. t is a number, whole or real, or int64 (b,).
     """
 
     def __init__(self, mixture: GaussianMixture, ab: Tensor):
         self.mixture, self.ab = mixture, ab
 
-    def __call__(self, x: Tensor, t: int | Tensor, c: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, t: float | Tensor, c: Tensor | None = None) -> Tensor:
         if x.shape[1:] != self.mixture.means.shape[1:]:
             shape = ", ".join(map(str, self.mixture.means.shape[1:]))
             raise ValueError(f"x must be (b, {shape}) like the data, got {tuple(x.shape)}")
         means = self.mixture.means.flatten(1)  # (k, d)
-        ab = self.ab[torch.as_tensor(t)].to(means.dtype).reshape(-1, 1)  # (1, 1) or (b, 1)
+        ab = torch.as_tensor(ab_at(self.ab, t, means), dtype=means.dtype).reshape(
+            -1, 1
+        )  # (1 or b, 1)
         var = ab * self.mixture.std**2 + 1 - ab  # (1 or b, k)
         offset = x.flatten(1).to(means.dtype)[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
         log_density = -(offset**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
