@@ -25,15 +25,18 @@ from collections import Counter
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TESTS = {
-    "schedules.py": ["test_schedules.py", "test_samplers.py"],
+    "schedules.py": ["test_schedules.py", "test_samplers.py", "test_solvers.py"],
+    "clocks.py": ["test_solvers.py"],
     "equations/ddpm.py": ["test_equations.py", "test_samplers.py"],
     "equations/ddim.py": ["test_equations.py", "test_samplers.py"],
     "equations/pndm.py": ["test_equations.py", "test_samplers.py"],
     "equations/velocity.py": ["test_equations.py", "test_guidance.py"],
     "equations/guidance.py": ["test_equations.py", "test_guidance.py"],
-    "samplers.py": ["test_samplers.py"],
-    "steps.py": ["test_samplers.py"],
-    "prediction.py": ["test_samplers.py"],
+    "equations/edm.py": ["test_equations.py", "test_solvers.py"],
+    "equations/dpm_solver.py": ["test_equations.py", "test_solvers.py"],
+    "samplers.py": ["test_samplers.py", "test_solvers.py"],
+    "steps.py": ["test_samplers.py", "test_solvers.py"],
+    "prediction.py": ["test_samplers.py", "test_solvers.py"],
     "noise.py": ["test_samplers.py"],
     "guidance.py": ["test_guidance.py"],
     "losses.py": ["test_losses.py"],
