@@ -104,7 +104,7 @@ def karras_times(ab: Tensor, steps: int, rho: float = 7.0, end: int = 0) -> list
 
 
 def exponential_times(ab: Tensor, steps: int, end: int = 0) -> list[float]:
-    """Even in ln σ, which is even in λ, from σ(T) to σ(1); then as `karras_times`.
+    """EDM eq. 5 with ρ = ∞, "exponential": even in ln σ, which is even in λ; else `karras_times`.
 
     Official: `get_sigmas_exponential`
     """
@@ -121,7 +121,7 @@ def polyexponential_times(ab: Tensor, steps: int, rho: float = 1.0, end: int = 0
 
 
 def lambda_times(ab: Tensor, steps: int) -> list[float]:
-    """DPM-Solver's "logSNR" grid: even in λ from T to 1, where it ends.
+    """DPM-Solver §4.1, the "logSNR" grid: even in λ from T to 1, where it ends.
 
     Official: `get_time_steps("logSNR")`
     """
@@ -129,7 +129,7 @@ def lambda_times(ab: Tensor, steps: int) -> list[float]:
 
 
 def uniform_times(ab: Tensor, steps: int) -> list[float]:
-    """DPM-Solver's "time_uniform" grid: even in real t from T to 1, where it ends.
+    """DPM-Solver §4.1, the "time_uniform" grid: even in real t from T to 1, where it ends.
 
     Official: `get_time_steps("time_uniform")`
     """
@@ -137,7 +137,7 @@ def uniform_times(ab: Tensor, steps: int) -> list[float]:
 
 
 def quadratic_times(ab: Tensor, steps: int, power: float = 2.0) -> list[float]:
-    """DPM-Solver's "time_quadratic" grid: even in √t from T to 1, where it ends.
+    """DPM-Solver §4.1, the "time_quadratic" grid: even in √t from T to 1, where it ends.
 
     Official: `get_time_steps("time_quadratic")`
     """
@@ -147,7 +147,7 @@ def quadratic_times(ab: Tensor, steps: int, power: float = 2.0) -> list[float]:
 
 
 def beta_times(ab: Tensor, steps: int, a: float = 0.6, b: float = 0.6) -> list[float]:
-    """Beta sampling (arXiv 2407.12173): times at the quantiles of a Beta(a, b) distribution, from T
+    """Beta sampling §3: times at the quantiles of a Beta(a, b) distribution, from T
     down, then 0. With a and b below 1 they are dense at both ends, where pictures change most.
 
         t_i = 1 + (T-1) · quantile(1 - i/steps),  i = 0..steps-1
@@ -169,7 +169,7 @@ ALIGNED = {
 
 
 def ays_times(ab: Tensor, steps: int, table: str = "sd1") -> list[float]:
-    """Align Your Steps (arXiv 2404.14507): the published σ of 10 steps, optimised for SD 1.5
+    """Align Your Steps Table 1: the published σ of 10 steps, optimised for SD 1.5
     ("sd1") or SDXL ("sdxl"), and between them evenly in ln σ for another number. Ends at 0.
 
     Official: ComfyUI's `AlignYourStepsScheduler`

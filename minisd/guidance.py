@@ -8,14 +8,24 @@ They wrap one another, and each does one thing. For a v-network under guidance:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .equations import eps_from_v, eps_from_x0, guided_eps, rescale_guidance, x0_from_v
+from .clocks import sigmas_of
+from .equations import (
+    eps_from_v,
+    eps_from_x0,
+    guided_eps,
+    pred_x0,
+    rescale_guidance,
+    sigma_from_ab,
+    sqrt,
+    x0_from_v,
+)
 from .prediction import EpsModel, Prediction, checked, same_shape
-from .schedules import ab_at, check_number, check_t
+from .schedules import ab_at, at, check_number, check_t
 
 
 def paper_time(network: Callable) -> Callable:
@@ -35,34 +45,135 @@ def paper_time(network: Callable) -> Callable:
     return model
 
 
+def nearest_time(model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
+    """A model of ε that is asked at whole times only, the nearest in σ: generative-models' way.
+
+    Its denoiser is given EDM's x with a σ that it rounds to the nearest σ_k that the network was
+    trained with: D = x̄ - σ_k ε(c_in(σ_k) x̄, k). So x_t is scaled as if it were at k, and the x0
+    that comes out belongs to it. At whole times it changes nothing. ValueError where ᾱ_T = 0.
+    Official: `DiscreteDenoiser`, `possibly_quantize_sigma`
+    """
+    sigmas = sigmas_of(ab, range(len(ab)))
+    if not sigmas.isfinite().all():
+        raise ValueError("alpha_bar[T] is 0, where sigma is infinite: no nearest time is defined")
+
+    def eps_model(x: Tensor, t: float) -> Prediction:
+        ab_t = ab_at(ab, t, x)
+        k = 1 + int((sigmas[1:] - sigma_from_ab(ab_t)).abs().argmin())
+        ab_k, scaled = at(ab, k, x), sqrt(at(ab, k, x) / ab_t)
+        x0 = pred_x0(scaled * x, same_shape("what model returns", model(scaled * x, k), x), ab_k)
+        return Prediction(eps_from_x0(x, x0, ab_t), x0)
+
+    return eps_model
+
+
 def cfg(
-    model: Callable, cond, uncond=None, scale: float = 1.0, rescale: float = 0.0
-) -> Callable[[Tensor, int], Tensor]:
+    model: Callable,
+    cond,
+    uncond=None,
+    scale: float | Callable[[float], float] = 1.0,
+    rescale: float = 0.0,
+) -> Callable[[Tensor, float], Tensor]:
     """CFG eq. 6: a network under guidance, both predictions from one call on a doubled batch.
 
         ε̃ = ε_u + s (ε_c - ε_u)
 
     model(x, t, c) -> (b, ...); cond and uncond are tensors (b, ...) or dicts of such, of one shape;
     uncond is the empty prompt, or a negative one. scale 1 calls the model with cond alone, scale 0
-    gives uncond. Works on ε, v and x0 alike; rescale, Zero-SNR §3.4's φ, is meant for v and x0: the
-    spread of ε is near 1 with guidance and without, so there it does nearly nothing.
+    gives uncond; a function t -> scale sets it for each time (`interval`, `per_step`). Works on ε,
+    v and x0 alike; rescale, Zero-SNR §3.4's φ, is meant for v and x0: the spread of ε is near 1
+    with guidance and without, so there it does nearly nothing.
     Official: `get_model_output`, `unconditional_guidance_scale`, `unconditional_conditioning`
     """
-    check_number("scale", scale, least=-math.inf)
+    if not callable(scale):
+        check_number("scale", scale, least=-math.inf)
     check_number("rescale", rescale)
     if uncond is None and scale != 1:
         raise ValueError(f"guidance scale={scale} needs uncond, the empty prompt's conditioning")
 
-    def guided(x: Tensor, t: int) -> Tensor:
-        if scale == 1:
+    def guided(x: Tensor, t: float) -> Tensor:
+        s = check_number("scale", scale(t), least=-math.inf) if callable(scale) else scale
+        if s == 1:
             return model(x, t, cond)
         x_in = torch.cat([x, x])
         out = model(x_in, t, _concat(uncond, cond, len(x)))
         out_u, out_c = same_shape("what model returns", out, x_in).chunk(2)
-        out = guided_eps(out_u, out_c, scale)
+        out = guided_eps(out_u, out_c, s)
         return rescale_guidance(out, out_c, rescale) if rescale else out
 
     return guided
+
+
+def interval(scale: float, first: float, last: float) -> Callable[[float], float]:
+    """Guidance from t = first down to t = last alone (arXiv 2404.07724), and none outside, where
+    a step costs half: a function t -> scale for `cfg`."""
+    if not first > last:
+        raise ValueError(f"the interval must fall from first to last, got {first} to {last}")
+    return lambda t: scale if last <= t <= first else 1.0
+
+
+def per_step(scales: Sequence[float], times: Sequence[float]) -> Callable[[float], float]:
+    """A scale for each step of a grid, the first for the first: a function t -> scale for `cfg`.
+
+    Official: Stability's `unconditional_guidance_scale`, where it is a list
+    """
+    if len(scales) != len(times) - 1:
+        raise ValueError(f"{len(times) - 1} steps need as many scales, got {len(scales)}")
+    begins = dict(zip(times, scales, strict=False))
+    return lambda t: begins[min(b for b in begins if b >= t)]
+
+
+def triangle(largest: float, T: int, least: float = 1.0) -> Callable[[float], float]:
+    """A scale that rises evenly from least at both ends of time to largest half way.
+
+    generative-models has such scales over the frames of a video; here they are over time.
+    Official: `TrianglePredictionGuider`
+    """
+    return lambda t: least + (largest - least) * (1 - abs(2 * t / T - 1))
+
+
+def trapezoid(
+    largest: float, T: int, least: float = 1.0, edge: float = 0.1
+) -> Callable[[float], float]:
+    """A scale of largest, but for the share `edge` at both ends of time, where it falls to least.
+
+    The official guider's middle is 1, whatever its max_scale.
+    Official: `TrapezoidPredictionGuider`
+    """
+    return lambda t: least + (largest - least) * min(1.0, min(t, T - t) / (edge * T))
+
+
+def dynamic_threshold(percentile: float = 0.995, limit: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Imagen §2.3 (arXiv 2205.11487), for a sampler's `project`: x0 clipped at s and brought back.
+
+        x̂0 ← clip(x̂0, -s, s) · limit/s,  s = max(limit, the percentile of |x̂0|), for each sample
+
+    limit: what pictures stay within, 1 for pixels; latents have no such limit of their own.
+    """
+    check_number("percentile", percentile, below=1 + 1e-9)
+    check_number("limit", limit, least=1e-9)
+
+    def project(x0: Tensor) -> Tensor:
+        s = x0.flatten(1).abs().float().quantile(percentile, dim=1).clamp(min=limit).to(x0)
+        s = s.reshape(-1, *[1] * (x0.ndim - 1))
+        return x0.clamp(-s, s) * (limit / s)
+
+    return project
+
+
+def norm_threshold(limit: float = 1.0, spatial: bool = False) -> Callable[[Tensor], Tensor]:
+    """Stability's threshold for latents, for a sampler's `project`: x0 is shrunk where the root of
+    its mean square is above limit: each sample's, or (spatial) each pixel's over its channels.
+
+    Official: `norm_thresholding`, `spatial_norm_thresholding`
+    """
+    check_number("limit", limit, least=1e-9)
+
+    def project(x0: Tensor) -> Tensor:
+        over = 1 if spatial else tuple(range(1, x0.ndim))
+        return x0 * (limit / x0.pow(2).mean(over, keepdim=True).sqrt().clamp(min=limit))
+
+    return project
 
 
 def from_v(v_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:

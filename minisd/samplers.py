@@ -86,11 +86,10 @@ def ddim(model, x, times, ab, eta: float = 0.0, noise: Noise = None) -> Steps:
 
 @sampler()
 def lcm(model, x, times, ab, noise: Callable) -> Steps:
-    """Consistency Models (2303.01469) Algorithm 1, as LCM (2310.04378) samples: take the predicted
+    """Consistency Models Algorithm 1, as LCM samples: take the predicted
     x0, and noise it again (DDPM eq. 4) to the next time. For distilled networks.
 
-    The published code mixes in c_skip x, less than 1e-4 x at the times that LCMs are asked at.
-    """
+    The published code mixes in c_skip x, less than 1e-4 x at an LCM's times."""
     for t, s in pairwise(times):
         eps, x0 = model.predict(x, t)
         x = q_sample(x0, noise(x), ab[s]) if s > 0 else x0
@@ -138,7 +137,7 @@ def heun(
 def restart(
     model, x, times, ab, noise: Callable, low=0.1, high=0.3, steps: int = 3, again: int = 2
 ) -> Steps:
-    """Restart Sampling (2306.14878) Algorithm 1: Heun's method; on the way, where σ first falls
+    """Restart Algorithm 1: Heun's method; on the way, where σ first falls
     to low, `again` times: noise x up to σ = high, and come down in `steps` steps of Heun's.
 
     noise: a function x -> fresh noise like x. What happens between is not yielded.
@@ -193,8 +192,8 @@ def _half_way(model, x, times, ab, of, eta, noise) -> Steps:
 
 @sampler(finite=True)
 def dpmpp_sde(model, x, times, ab, eta: float = 1.0, noise: Noise = None) -> Steps:
-    """DPM-Solver++ (SDE), r = ½, single-step: eq. 12 with fresh noise to the middle in λ, and again
-    from t to s with the x0 found there. Two calls of the model a step.
+    """DPM-Solver++ §5 (SDE), single-step, r = ½: DDIM eq. 12 with fresh noise to the middle in λ,
+    and again from t to s with the x0 found there. Two calls of the model a step.
 
     The official noise comes from one Brownian path, so what leads to the middle is a part of what
     leads to s; here the two are drawn apart, by noise, which η > 0 needs.
@@ -219,7 +218,7 @@ def dpm_solver_3(model, x, times, ab) -> Steps:
 
 @sampler(finite=True)
 def dpmpp_3s(model, x, times, ab) -> Steps:
-    """DPM-Solver++'s form of DPM-Solver-3, with x0 for ε: three x0 a step."""
+    """DPM-Solver++ Algorithm 1 of order 3 (3S): `dpm_solver_3` with x0 for ε; three x0 a step."""
     yield from _thirds(model, x, times, ab, "x0")
 
 
@@ -279,7 +278,7 @@ def s_pndm(model, x, times, ab) -> Steps:
 
 @sampler(finite=True)
 def lms(model, x, times, ab, order: int = 4) -> Steps:
-    """Linear multistep: Adams-Bashforth in σ, over its unequal steps; orders 1, 2, 3, 4, 4, ...
+    """DEIS ρAB, "LMS": Adams-Bashforth over σ and its unequal steps; orders 1, 2, 3, 4, 4, ...
 
     Official: `LinearMultistepSampler`, k-diffusion's `sample_lms`
     """
@@ -288,7 +287,7 @@ def lms(model, x, times, ab, order: int = 4) -> Steps:
 
 @sampler(finite=True)
 def dpm_solver_multistep(model, x, times, ab, order: int = 2, published: bool = False) -> Steps:
-    """DPM-Solver, multistep: exponential Adams-Bashforth, ε over λ, with its exact weights.
+    """DPM-Solver §3.4, multistep: exponential Adams-Bashforth, ε over λ, with its exact weights.
 
     published: the formulas of the published code instead (see `published_moments`), orders 2 and 3.
     Official: `DPMSolverMultistepScheduler(algorithm_type="dpmsolver")`
@@ -298,8 +297,8 @@ def dpm_solver_multistep(model, x, times, ab, order: int = 2, published: bool = 
 
 @sampler(finite=True)
 def deis(model, x, times, ab, order: int = 3) -> Steps:
-    """DEIS (2204.13902) as diffusers has it, log-ρAB: ε over ln σ, which is -λ. So it is DPM-Solver,
-    multistep, with its exact weights. (The paper prefers a polynomial over t.)
+    """DEIS log-ρAB, as diffusers has it: ε over ln σ, which is -λ. So it is `dpm_solver_multistep`
+    with its exact weights. (The paper's own favourite, tAB, is a polynomial over t.)
 
     Official: `DEISMultistepScheduler`
     """
@@ -320,8 +319,8 @@ def dpmpp_2m(model, x, times, ab, published: bool = True) -> Steps:
 
 @sampler(finite=True)
 def dpmpp_3m(model, x, times, ab, published: bool = True) -> Steps:
-    """DPM-Solver++ of three times (3M): x0 over λ. As published its order is 2, for want of a
-    factor 2 (see `published_moments`); published=False: the exact weights, of order 3.
+    """DPM-Solver++ Algorithm 2 with three times (3M): x0 over λ. As published its order is 2, for
+    want of a factor 2 (see `published_moments`); published=False: the exact weights, of order 3.
 
     Official: `DPMSolverMultistepScheduler(solver_order=3)`
     """
@@ -332,7 +331,7 @@ def dpmpp_3m(model, x, times, ab, published: bool = True) -> Steps:
 def dpmpp_2m_sde(
     model, x, times, ab, eta: float = 1.0, noise: Noise = None, published: bool = True
 ) -> Steps:
-    """DPM-Solver++ 2M for the SDE: `dpmpp_2m`'s x0 in DDIM eq. 12, with σ of `sde_sigma`, which
+    """DPM-Solver++ §5 (SDE), 2M: `dpmpp_2m`'s x0 in DDIM eq. 12, with σ of `sde_sigma`, which
     needs noise where η > 0.
 
     Official: k-diffusion's `sample_dpmpp_2m_sde`
@@ -344,7 +343,7 @@ def dpmpp_2m_sde(
 def dpmpp_3m_sde(
     model, x, times, ab, eta: float = 1.0, noise: Noise = None, published: bool = True
 ) -> Steps:
-    """DPM-Solver++ 3M for the SDE: `dpmpp_3m`'s x0 in DDIM eq. 12, with σ of `sde_sigma`, which
+    """DPM-Solver++ §5 (SDE), 3M: `dpmpp_3m`'s x0 in DDIM eq. 12, with σ of `sde_sigma`, which
     needs noise where η > 0.
 
     Official: k-diffusion's `sample_dpmpp_3m_sde`

@@ -269,11 +269,12 @@ def sgm_times(T: int, steps: int) -> list[int]:
         t_i = 1 + ⌊(T-1) (steps-i)/steps⌋,  i = 0..steps-1, and then 0
 
     Always exactly `steps` steps. It is trailing, rounded down: the same list for 21 of the step
-    counts below 1000.
+    counts below 1000. In floats, as officially: for 34 of them that is 1 less at one whole number.
     Official: `LegacyDDPMDiscretization`, `generate_roughly_equally_spaced_steps`
     """
     _check_steps(T, steps)
-    return [1 + (T - 1) * (steps - i) // steps for i in range(steps)] + [0]
+    indices = np.linspace(T - 1, 0, steps, endpoint=False).astype(int)
+    return [*(indices + 1).tolist(), 0]
 
 
 def check_times(times, T: int) -> list[float]:

@@ -132,7 +132,7 @@ def test_a_sampler_is_one_function_and_one_name(tmp_path, monkeypatch):
 
 TABLE = PAGE.split("| room | may import |")[1].split("\n\n")[0]
 ROWS = dict(re.findall(r"^\| ([\w\\ ]+) \| (.*) \|$", TABLE.replace("\\", ""), re.M))
-MATHS = {"schedules", "equations", "prediction", "steps", "samplers", "noise", "guidance"}
+MATHS = {"schedules", "equations", "clocks", "prediction", "steps", "samplers", "noise", "guidance"}
 MATHS |= {"losses", "toy"}
 
 

@@ -1,5 +1,7 @@
 """The adapters between a network and a sampler."""
 
+import math
+
 import pytest
 import torch
 
@@ -103,10 +105,19 @@ def test_all_of_it_in_a_sampler():
     assert x.isfinite().all() and x.shape == X.shape
 
 
-@pytest.mark.parametrize("t", [0, -3, 1.5, torch.tensor([1, 0, 5]), torch.tensor([1.0, 2, 3])])
+@pytest.mark.parametrize(
+    "t", [0, -3, 0.5, math.nan, torch.tensor([1, 0, 5]), torch.tensor([0.5, 2, 3])]
+)
 def test_a_time_that_the_paper_does_not_have(t):
-    with pytest.raises(ValueError, match="t must be a whole number from 1 to T, got"):
+    with pytest.raises(ValueError, match="t must be a number from 1 to T, got"):
         paper_time(lambda x, index: x)(X, t)
+
+
+def test_a_real_time_is_a_real_index():
+    index = paper_time(lambda x, index: index)
+    assert index(X, 500).dtype == torch.int64 and (index(X, 500) == 499).all()
+    assert (index(X, 500.25) == 499.25).all()
+    assert index(X, torch.tensor([1.5] * len(X)).double()).tolist() == [0.5] * len(X)
 
 
 WRONG = {"one channel": X[:, :1], "one sample": X[:1], "nothing": None, "a tuple": (X,)}

@@ -568,7 +568,7 @@ NAN = torch.full((4, 3), math.nan)
         (X_T, [1000], AB, "at least two"),
         (X_T, [1001, 1], AB, "at most T=1000"),
         (X_T, [1000, -1], AB, "at least 0"),
-        (X_T, [1000, 0.5], AB, "whole numbers"),
+        (X_T, [1000, 0.5], AB, "0 or from 1 to T=1000"),
         (NAN, [1000, 0], AB, "x must be finite"),
         (X_T / 0, [1000, 0], AB, "x must be finite"),
         (X_T.long(), [1000, 0], AB, "x must be floating-point"),
@@ -677,15 +677,20 @@ TAKEN = [(sampler, name) for sampler in ALL_SAMPLERS for name in functions_of(sa
 def sample(sampler, **functions):
     told = inspect.signature(sampler).parameters
     given = {name: RIGHT[name] for name in functions_of(sampler)} | functions
-    given |= {"eta": 1.0} if "eta" in told and "noise" in told else {}
+    drawing = {"eta": 1.0, "churn": 1.0} if "noise" in told else {}
+    given |= {name: value for name, value in drawing.items() if name in told}
     return list(sampler(x=X, times=[1000, 500, 2, 1], ab=AB, **given))
 
 
 def test_every_sampler_and_every_function_is_found():
-    assert {f.__name__ for f in ALL_SAMPLERS} == {
-        *("ddpm", "ddim", "ddim_invert", "plms", "s_pndm", "pndm")
+    functions = {name for name in samplers.__all__ if inspect.isfunction(getattr(samplers, name))}
+    assert {f.__name__ for f in ALL_SAMPLERS} == functions - {
+        "last",
+        *("fixed_small", "fixed_large"),
     }
-    assert len(TAKEN) == 5 + 4 + 1 + 3 * 3
+    assert len(ALL_SAMPLERS) == 23
+    drawing = sum("noise" in functions_of(sampler) for sampler in ALL_SAMPLERS)
+    assert drawing == 11 and len(TAKEN) == 3 * 22 + 1 + drawing + 1  # invert has one, ddpm variance
     assert all(len(sample(sampler)) == 3 for sampler in ALL_SAMPLERS)
 
 

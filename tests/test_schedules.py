@@ -360,9 +360,11 @@ def test_wrong_numbers(value):
         ([11, 1], "at most T=10"),
         ([5, -1], "at least 0"),
         ([5, 3, -1], "at least 0"),
-        ([5, 0.5], "whole numbers"),
-        (None, "whole numbers"),
-        ("ab", "whole numbers"),
+        ([5, 0.5], "0 or from 1 to T=10"),
+        ([5, math.nan], "list of numbers"),
+        ([math.inf, 1], "list of numbers"),
+        (None, "list of numbers"),
+        ("ab", "list of numbers"),
         (list(range(8)), r"\[0, 1, 2, 3, 4, 5, 6, 7\]"),
         (list(range(9)), r"\[0, 1, 2, 3, 4, 5, ..., 8\]"),
     ],
@@ -375,6 +377,12 @@ def test_check_times_says_what_is_wrong(times, message):
 def test_check_times_takes_any_whole_numbers():
     for times in ([10, 0], (10, 0), np.array([10, 0]), torch.tensor([10, 0]), range(10, -1, -10)):
         assert check_times(times, 10) == [10, 0]
+
+
+def test_check_times_takes_real_numbers():
+    for times in ([9.5, 3.0, 0], np.array([9.5, 3, 0]), torch.tensor([9.5, 3, 0])):
+        checked = check_times(times, 10)
+        assert checked == [9.5, 3, 0] and [type(t) for t in checked] == [float, int, int]
 
 
 def test_nothing_is_changed_in_place():

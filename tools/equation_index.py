@@ -32,10 +32,21 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "VDM": ("2107.00630", "Variational Diffusion Models"),
     "Min-SNR": ("2303.09556", "Efficient Diffusion Training via Min-SNR Weighting"),
     "Zero-SNR": ("2305.08891", "Common Diffusion Noise Schedules and Sample Steps are Flawed"),
+    "Score SDE": ("2011.13456", "Score-Based Generative Modeling through SDEs"),
+    "EDM": ("2206.00364", "Elucidating the Design Space of Diffusion-Based Generative Models"),
+    "DPM-Solver": ("2206.00927", "DPM-Solver: A Fast ODE Solver in Around 10 Steps"),
+    "DPM-Solver++": ("2211.01095", "DPM-Solver++: Fast Solver for Guided Sampling"),
+    "DEIS": ("2204.13902", "Fast Sampling of Diffusion Models with Exponential Integrator"),
+    "UniPC": ("2302.04867", "UniPC: A Unified Predictor-Corrector Framework"),
+    "Consistency Models": ("2303.01469", "Consistency Models"),
+    "Restart": ("2306.14878", "Restart Sampling for Improving Generative Processes"),
+    "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
+    "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
 }
 MODULES = [
-    "schedules", "equations.ddpm", "equations.ddim", "equations.pndm", "equations.velocity",
-    "equations.guidance", "samplers", "guidance", "losses",
+    "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
+    "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
+    "samplers", "guidance", "losses",
 ]  # fmt: skip
 
 
@@ -56,7 +67,7 @@ def citations(function) -> dict[str, str]:
     """{paper: where in it} from the docstring's first paragraph, as far as its first colon."""
     paragraph = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
     head = paragraph.partition(":")[0].rstrip(".")
-    papers = re.compile(rf"(?<![\w-])(?:{'|'.join(PAPERS)}) ")
+    papers = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, PAPERS))}) ")
     if not papers.match(head):
         return {}
     found = list(papers.finditer(head))
