@@ -22,6 +22,7 @@ from torch import Tensor
 
 OUT = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data" / "k_diffusion.json"
 UNCALLED = ["torchdiffeq", "torchsde", "torchvision", "torchvision.transforms", "PIL", "tqdm.auto"]
+UNCALLED += ["dctorch", "einops"]
 
 # The data: the mixture of tests/test_samplers.py, here as EDM's denoiser.
 MEANS = torch.tensor([[2.0, 0.5, -1.0], [-1.0, 1.5, 0.0], [0.0, -2.0, 1.0]]).double()
@@ -51,7 +52,7 @@ CASES = {
 
 
 def load(folder: str):
-    """k_diffusion's `sampling` and `external`, past its __init__, which imports networks."""
+    """Three of k_diffusion's modules, past its __init__, which imports networks."""
     for name in UNCALLED:
         try:
             importlib.import_module(name)
@@ -60,7 +61,8 @@ def load(folder: str):
     package = types.ModuleType("k_diffusion")
     package.__path__ = [str(pathlib.Path(folder) / "k_diffusion")]
     sys.modules["k_diffusion"] = package
-    return [importlib.import_module(f"k_diffusion.{name}") for name in ("sampling", "external")]
+    names = ("sampling", "external", "layers")
+    return [importlib.import_module(f"k_diffusion.{name}") for name in names]
 
 
 def version(folder: str) -> str:
@@ -98,7 +100,7 @@ def sample(sampling, name: str, settings: dict, sigmas: Tensor, x_T: Tensor, noi
 def recorded(folder: str) -> dict:
     """All that is recorded, as one dictionary."""
     torch.set_default_dtype(torch.float64)  # k-diffusion's grids take the default
-    sampling, external = load(folder)
+    sampling, external, layers = load(folder)
     generator = torch.Generator().manual_seed(0)
     x_T, *noise = torch.randn(101, 4, 3, generator=generator, dtype=torch.float32).double()
     ends = SIGMAS[0].item(), SIGMAS[-1].item()
@@ -118,7 +120,7 @@ def recorded(folder: str) -> dict:
     index = torch.tensor([0, 0.125, 0.5, 1.75, 10, 99.25, 321.5, 666.625, 998.875, 999])
     sigma = torch.tensor([0.02917, 0.03, 0.0417, 0.1, 0.25, 0.5, 1, 2.5, 7, 14, 14.61])
     return {
-        "source": f"k-diffusion {version(folder)}, sampling.py and external.py; {made_with()}",
+        "source": f"k-diffusion {version(folder)}; {made_with()}",
         "x_T": x_T,
         "noise": torch.stack(noise),
         "sigmas": grids,
@@ -136,6 +138,12 @@ def recorded(folder: str) -> dict:
             "sigma": sigma,
             "index": interpolated.sigma_to_t(sigma),
             "nearest": interpolated.sigma_to_t(sigma, quantize=True),
+        },
+        "scalings": {
+            "sigma": sigma,
+            "edm": layers.Denoiser(None, sigma_data=0.5).get_scalings(sigma),
+            "eps": external.DiscreteEpsDDPMDenoiser(None, AB, False).get_scalings(sigma),
+            "v": external.DiscreteVDDPMDenoiser(None, AB, False).get_scalings(sigma),
         },
         "beta quantiles": [
             {"a": a, "b": b, "p": p, "q": scipy.stats.beta.ppf(p, a, b)}
