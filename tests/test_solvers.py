@@ -588,6 +588,19 @@ def test_first_order_is_ddim_and_pndm_equation_11():
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
+def test_every_step_is_ddims_with_a_better_answer(name):
+    """One x0 and one ε make up both ends of a step. (UniPC begins it at the corrected x.)"""
+    sampler, own = DETERMINISTIC[name]
+    x, t = X_T, REAL_TIMES[0]
+    for step in sampler(model, X_T, REAL_TIMES, AB, **own):
+        for at, there in ((t, x), (step.t, step.x)):
+            if at == step.t or not name.startswith("UniPC"):
+                ab = CLOCK[at]
+                close(there, math.sqrt(ab) * step.x0 + math.sqrt(1 - ab) * step.eps)
+        x, t = step.x, step.t
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_the_last_step_into_0_is_ddims(name):
     """Where it begins at the model's x0: x_0 is x0. LMS alone goes on with its polynomial."""
     sampler, own = DETERMINISTIC[name]
@@ -818,6 +831,25 @@ def test_from_zero_terminal_snr_the_first_step_is_ddims(name):
     close(steps[0].x0, mean)
     if name in DETERMINISTIC:
         close(steps[0].x, math.sqrt(clock[900]) * mean + math.sqrt(1 - clock[900]) * X_T)
+
+
+def test_grids_from_zero_terminal_snr():
+    """σ(T) is ∞ there: after T they go on from the second time of the trailing grid."""
+    ab = alpha_bar(zero_terminal_snr(scaled_linear_betas()))
+    for make, end in (
+        *((make, 0) for make in (karras_times, exponential_times, beta_times, ays_times)),
+        *((make, 1) for make in (lambda_times, uniform_times, quadratic_times)),
+    ):
+        first, *rest = make(ab, 10)
+        second = Clock(ab).time(14.615) if make is ays_times else 900  # its table's first σ
+        assert first == 1000 and rest[0] == second and rest[-1] == end
+        assert len(rest) == 10 and all(t > s for t, s in pairwise(rest))
+        with pytest.raises(ValueError, match="at least 2 steps"):
+            make(ab, 1)
+    sigmas = sigmas_of(ab, karras_times(ab, 10)[1:-1])
+    close((sigmas ** (1 / 7)).diff(n=2), torch.zeros(7).double(), 1e-12)
+    with pytest.raises(ValueError, match="between two whole ones must be from 0 to 999"):
+        next(euler(model, X_T, [999.5, 0], ab))
 
 
 def test_churn_stays_within_the_clock():
