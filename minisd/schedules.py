@@ -147,7 +147,7 @@ def between(ab: Sequence[float] | Tensor, t: float) -> float:
     if k == t:
         return float(ab[k])
     if k < 0 or ab[k + 1] == 0:
-        last = len(ab) - 1 - (ab[-1] == 0)
+        last = len(ab) - 1 - int(ab[-1] == 0)
         raise ValueError(f"a time between two whole ones must be from 0 to {last:g}, got {t}")
     low, high = (math.sqrt((1 - a) / a) for a in (float(ab[k]), float(ab[k + 1])))
     w = t - k
@@ -269,7 +269,7 @@ def sgm_times(T: int, steps: int) -> list[int]:
         t_i = 1 + ⌊(T-1) (steps-i)/steps⌋,  i = 0..steps-1, and then 0
 
     Always exactly `steps` steps. It is trailing, rounded down: the same list for 21 of the step
-    counts below 1000. In floats, as officially: for 34 of them that is 1 less at one whole number.
+    counts below 1000. In floats, as officially, which takes 1 off some times of 34 step counts.
     Official: `LegacyDDPMDiscretization`, `generate_roughly_equally_spaced_steps`
     """
     _check_steps(T, steps)
