@@ -18,18 +18,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from minisd import equations as eq
 from minisd.clocks import (
     Clock,
-    ays_times,
     beta_times,
     exponential_times,
     karras_times,
     lambda_times,
     polyexponential_times,
-    quadratic_times,
     sigmas_of,
     times_of,
     uniform_times,
@@ -60,7 +57,6 @@ from minisd.samplers import (
 from minisd.schedules import (
     alpha_bar,
     scaled_linear_betas,
-    sgm_times,
     trailing_times,
     zero_terminal_snr,
 )
@@ -189,6 +185,27 @@ def test_grids_are_k_diffusions():
     close(sigmas_of(AB, lambda_times(AB, 9)), sigmas_of(AB, exponential_times(AB, 10))[:-1])
 
 
+def test_beta_grid_is_scipys():
+    for found in RECORD["beta quantiles"]:
+        for steps in (20, 40):
+            times = beta_times(AB, steps, found["a"], found["b"])
+            i = round((1 - found["p"]) * steps)
+            assert abs(times[i] - (1 + 999 * found["q"] if i < steps else 0)) < 1e-8
+
+
+def test_scalings_are_k_diffusions():
+    """EDM eq. 7's c_skip, c_out and c_in, of which ε's c_skip is 1, and not written there."""
+    sigma, *theirs = (
+        torch.tensor(RECORD["scalings"][name], dtype=torch.float64)
+        for name in ("sigma", "edm", "eps", "v")
+    )
+    theirs[1] = torch.cat([torch.ones(1, len(sigma)), theirs[1]])
+    for scaling, expected in zip(
+        (eq.edm_scaling, eq.eps_scaling, eq.v_scaling), theirs, strict=True
+    ):
+        close(torch.stack(scaling(sigma)[:3]), expected, 1e-12)
+
+
 def test_the_clock_is_k_diffusions():
     """log σ is interpolated linearly between whole times; its index counts from 0."""
     there, back = RECORD["t_to_sigma"], RECORD["sigma_to_t"]
@@ -198,25 +215,6 @@ def test_the_clock_is_k_diffusions():
         assert abs(CLOCK.time(sigma) - (index + 1)) < 1e-10
         whole = min(range(1, 1001), key=lambda t: abs(math.log(SIGMA[t]) - math.log(sigma)))
         assert whole == nearest + 1
-
-
-def test_the_clock_between_and_at_whole_times():
-    assert len(CLOCK) == 1001 and CLOCK[0] == 1 and CLOCK.sigma(0) == 0 and CLOCK.time(0) == 0
-    for t in (1, 2, 500, 999, 1000):
-        assert abs(CLOCK[t] - AB[t]) < 1e-15 and abs(CLOCK.sigma(t) / SIGMA[t] - 1) < 1e-13
-        assert abs(CLOCK.time(SIGMA[t].item()) - t) < 1e-10
-    for t in (1.25, 37.5, 500.75, 999.9):
-        low = int(t)
-        mean = (low + 1 - t) * SIGMA[low].log() + (t - low) * SIGMA[low + 1].log()
-        assert abs(CLOCK.sigma(t) / mean.exp() - 1) < 1e-13
-        assert abs(CLOCK.lam(t) + mean) < 1e-12
-        assert abs(CLOCK[t] - 1 / (1 + CLOCK.sigma(t) ** 2)) < 1e-15
-        assert abs(CLOCK.time(CLOCK.sigma(t)) - t) < 1e-10
-    times = [1000, 731.4, 12.0, 1, 0]
-    sigmas = sigmas_of(AB, times)
-    assert sigmas.dtype == torch.float64 and sigmas[-1] == 0
-    assert max(abs(a - b) for a, b in zip(times_of(AB, sigmas), times, strict=True)) < 1e-9
-    close(sigmas_of(AB, times_of(AB, GRIDS["odd"])), GRIDS["odd"], 1e-12)
 
 
 # ---- parity with diffusers, live and in float64 ----------------------------------------------
@@ -494,37 +492,6 @@ def test_grids_are_diffusers(double):
         made = scheduler("EulerDiscrete")
         made.set_timesteps(steps + 1)  # of which the last goes to 0, where DPM-Solver has none
         close(torch.tensor(uniform_times(AB, steps), dtype=torch.float64), made.timesteps + 1)
-
-
-def test_grids_are_their_formulas():
-    for steps in (1, 2, 3, 8, 50, 333, 999):
-        # generative-models' LegacyDDPMDiscretization: indices, rounded down, and then σ = 0.
-        index = np.linspace(999, 0, steps, endpoint=False).astype(int)
-        assert sgm_times(1000, steps) == [*(index + 1).tolist(), 0]
-        roots = np.linspace(math.sqrt(1000), 1, steps + 1)
-        assert np.abs(np.array(quadratic_times(AB, steps)) - roots**2).max() < 1e-9
-    assert sum(sgm_times(1000, n) == trailing_times(1000, n) for n in range(1, 1000)) == 21
-    for found in RECORD["beta quantiles"]:  # scipy's
-        for steps in (20, 40):
-            times = beta_times(AB, steps, found["a"], found["b"])
-            i = round((1 - found["p"]) * steps)
-            assert abs(times[i] - (1 + 999 * found["q"] if i < steps else 0)) < 1e-8
-            assert len(times) == steps + 1
-
-
-def test_ays_tables():
-    """As published for 10 steps, to their three decimals, from σ(T) which is 14.6146."""
-    for table, name in (("sd1", "StableDiffusion"), ("sdxl", "StableDiffusionXL")):
-        times, sigmas = AysSchedules[f"{name}Timesteps"], AysSchedules[f"{name}Sigmas"]
-        ours = ays_times(AB, 10, table=table)
-        assert ours[0] == 1000 and ours[-1] == 0 and len(ours) == 11
-        assert np.abs(sigmas_of(AB, ours).numpy() - sigmas).max() < 6e-4
-        assert np.abs(np.array(ours[:-1]) - 1 - times).max() < 1.1
-        # Other step counts: linear in log σ over the table, whose last σ is 0.029.
-        twice = sigmas_of(AB, ays_times(AB, 20, table=table))
-        close(twice[0::2], sigmas_of(AB, ours))
-        between = [math.sqrt(a * b) for a, b in pairwise([*sigmas[:-1], 0.029])]
-        close(twice[1::2], torch.tensor(between, dtype=torch.float64))
 
 
 # ---- identities ------------------------------------------------------------------------------
@@ -833,25 +800,6 @@ def test_from_zero_terminal_snr_the_first_step_is_ddims(name):
         close(steps[0].x, math.sqrt(clock[900]) * mean + math.sqrt(1 - clock[900]) * X_T)
 
 
-def test_grids_from_zero_terminal_snr():
-    """σ(T) is ∞ there: after T they go on from the second time of the trailing grid."""
-    ab = alpha_bar(zero_terminal_snr(scaled_linear_betas()))
-    for make, end in (
-        *((make, 0) for make in (karras_times, exponential_times, beta_times, ays_times)),
-        *((make, 1) for make in (lambda_times, uniform_times, quadratic_times)),
-    ):
-        first, *rest = make(ab, 10)
-        second = Clock(ab).time(14.615) if make is ays_times else 900  # its table's first σ
-        assert first == 1000 and rest[0] == second and rest[-1] == end
-        assert len(rest) == 10 and all(t > s for t, s in pairwise(rest))
-        with pytest.raises(ValueError, match="at least 2 steps"):
-            make(ab, 1)
-    sigmas = sigmas_of(ab, karras_times(ab, 10)[1:-1])
-    close((sigmas ** (1 / 7)).diff(n=2), torch.zeros(7).double(), 1e-12)
-    with pytest.raises(ValueError, match="between two whole ones must be from 0 to 999"):
-        next(euler(model, X_T, [999.5, 0], ab))
-
-
 def test_churn_stays_within_the_clock():
     """k-diffusion's σ̂ leaves the network's times where it churns at T; here σ̂ is at most σ(T)."""
     asked = []
@@ -891,20 +839,6 @@ def test_wrong_times(times, message):
     for sampler, own in ({"ddim": (ddim, {})} | DETERMINISTIC).values():
         with pytest.raises(ValueError, match=message):
             next(sampler(model, X_T, times, AB, **own))
-
-
-SIGMA_MISTAKES = [
-    ([14.0, 0.02, 0], "sigmas must be 0 or at least 0.0291"),
-    ([15.0, 1.0], "sigma must be from 0 to 14.6146"),
-    ([1.0, -0.1], "sigma must be from 0 to 14.6146"),
-    ([1.0, math.nan], "sigma must be from 0 to 14.6146"),
-]
-
-
-@pytest.mark.parametrize(("sigmas", "message"), SIGMA_MISTAKES)
-def test_wrong_sigmas(sigmas, message):
-    with pytest.raises(ValueError, match=message):
-        times_of(AB, sigmas)
 
 
 MISTAKES = [

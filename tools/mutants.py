@@ -27,14 +27,14 @@ from collections import Counter
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TESTS = {
     "schedules.py": ["test_schedules.py", "test_samplers.py", "test_solvers.py"],
-    "clocks.py": ["test_solvers.py"],
+    "clocks.py": ["test_clocks.py", "test_solvers.py"],
     "equations/ddpm.py": ["test_equations.py", "test_samplers.py"],
     "equations/ddim.py": ["test_equations.py", "test_samplers.py"],
     "equations/pndm.py": ["test_equations.py", "test_samplers.py"],
     "equations/velocity.py": ["test_equations.py", "test_guidance.py"],
     "equations/guidance.py": ["test_equations.py", "test_guidance.py"],
-    "equations/edm.py": ["test_edm.py", "test_solvers.py"],
-    "equations/dpm_solver.py": ["test_edm.py", "test_solvers.py"],
+    "equations/edm.py": ["test_equations.py", "test_solvers.py"],
+    "equations/dpm_solver.py": ["test_equations.py", "test_solvers.py"],
     "samplers.py": ["test_samplers.py", "test_solvers.py"],
     "steps.py": ["test_samplers.py", "test_solvers.py"],
     "prediction.py": ["test_samplers.py", "test_solvers.py"],
@@ -235,7 +235,7 @@ def main() -> int:
     parser.add_argument("--planted", action="store_true", help="those of planted.txt instead")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--limit", type=float, default=120, help="seconds for one slip")
+    parser.add_argument("--limit", type=float, default=120, help="seconds, then a slip is caught")
     arguments = parser.parse_args()
     if arguments.planted:
         wanted = planted()
@@ -270,6 +270,7 @@ def main() -> int:
         for pid, (file, name, line, began) in list(running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended and time.time() - began > arguments.limit:
+                print(f"STOPPED after {arguments.limit:g} s: {file}:{line} {name}", flush=True)
                 os.kill(pid, 9)
                 ended, status = os.waitpid(pid, 0)
             if ended:
