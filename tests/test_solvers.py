@@ -128,6 +128,18 @@ def noisy(sampler, **fixed):
     return run
 
 
+def along_a_path(sigmas, eta):
+    """k-diffusion was given a noise to the middle, and one to the end, drawn apart. As one Brownian
+    path in σ has them, the second holds √share of the first: what is left of it is ours to draw."""
+    own = []
+    for i, (start, end) in enumerate(pairwise(sigmas)):
+        if end > 0:
+            share = (start - (start * end).sqrt()) / (start - end)
+            to_middle, to_end = NOISE[2 * i], NOISE[2 * i + 1]
+            own += [to_middle, (to_end - share.sqrt() * to_middle) / (1 - share).sqrt()]
+    return walk(dpmpp_sde, sigmas, eta=eta, **({"noise": replay(own)} if eta else {}))
+
+
 OURS = {
     "euler": churned(euler),
     "heun": churned(heun),
@@ -136,7 +148,7 @@ OURS = {
     "dpm_2_ancestral": noisy(dpm_solver_2),
     "lms": functools.partial(walk, lms),
     "dpmpp_2s_ancestral": noisy(dpmpp_2s),
-    "dpmpp_sde": noisy(dpmpp_sde),
+    "dpmpp_sde": along_a_path,
     "dpmpp_2m": functools.partial(walk, dpmpp_2m),
     "dpmpp_2m_sde": noisy(dpmpp_2m_sde),
     "dpmpp_3m_sde": noisy(dpmpp_3m_sde),
