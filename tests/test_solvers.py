@@ -812,6 +812,21 @@ def test_from_zero_terminal_snr_the_first_step_is_ddims(name):
         close(steps[0].x, math.sqrt(clock[900]) * mean + math.sqrt(1 - clock[900]) * X_T)
 
 
+def test_calls_of_the_model():
+    """Per step, with one call alone in the step to σ = 0, which is Euler's."""
+    for name, (sampler, own) in DETERMINISTIC.items():
+        asked = []
+        counted = lambda x, t: asked.append(t) or model(x, t)  # noqa: E731, B023
+        last(sampler(counted, X_T, REAL_TIMES, AB, **own))
+        each = {"heun": 2, "DPM2": 2, "2S": 2, "DPM3": 3, "3S": 3}.get(name, 1)
+        assert len(asked) == 5 * each + 1, name
+
+
+def test_unipcs_default_is_order_2_bh2():
+    default = walk(unipc, ODD)
+    close(default, walk(unipc, ODD, order=2, b="bh2"))
+
+
 def test_churn_stays_within_the_clock():
     """k-diffusion's σ̂ leaves the network's times where it churns at T; here σ̂ is at most σ(T)."""
     asked = []
