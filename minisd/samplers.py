@@ -27,6 +27,7 @@ from .equations import (
     polynomial_mean,
     posterior_mean,
     posterior_variance,
+    q_sample,
     runge_kutta_eps,
     sde_sigma,
     sigma,
@@ -91,7 +92,7 @@ def lcm(model, x, times, ab, noise: Callable) -> Steps:
     The published code mixes in c_skip x, less than 1e-4 x at an LCM's times."""
     for t, s in pairwise(times):
         eps, x0 = model.predict(x, t)
-        x, _ = model.toward(x, x0, t, s, sqrt(1 - ab[s]), noise)
+        x = q_sample(x0, noise(x), ab[s]) if s > 0 else x0
         x = yield Step(s, x, x0, eps)
 
 
