@@ -86,8 +86,7 @@ def ddim(model, x, times, ab, eta: float = 0.0, noise: Noise = None) -> Steps:
 
 @sampler()
 def lcm(model, x, times, ab, noise: Callable) -> Steps:
-    """Consistency Models Algorithm 1, as LCM samples: take the predicted
-    x0, and noise it again (DDPM eq. 4) to the next time. For distilled networks.
+    """Consistency Models Algorithm 1, as LCM samples: noise the predicted x0 to the next time.
 
     The published code mixes in c_skip x, less than 1e-4 x at an LCM's times."""
     for t, s in pairwise(times):
