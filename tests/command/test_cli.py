@@ -72,7 +72,7 @@ def test_a_picture_is_repainted_in_part_or_whole():
     save_png("m.png", mask.repeat_interleave(2, 1).repeat_interleave(2, 2))  # its shape counts
     assert run("inpaint", "p.png", "m.png", PROMPT, *how) == 0
     apart = (open_picture("o.png") - picture).abs()
-    assert apart[..., 32:].max() <= 0.51 / 127.5 and apart[..., :32].mean() > 0.1
+    assert apart[..., 32:].max() <= 0.51 / 127.5 and apart[..., :32].mean() > 0.05
 
 
 def test_a_picture_is_taken_at_the_size_told_and_what_is_cut_is_said(capsys):
