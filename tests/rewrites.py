@@ -950,7 +950,7 @@ def wasserstein_1d(a, b):
 def lambda_multistep(eps_model, x, times, ab, order):
     lams, said = _half_log_snr([float(ab[t]) for t in times]), []
     for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
-        said.append(_x0_of(x, eps_model(x, t), ab[t]))
+        said.append(_x0_of(A(x), A(eps_model(x, t)), A(ab[t])))
         h = lams[i + 1] - lams[i]
         past = range(i, max(i - order, -1), -1)
         mean = _lagrange_mean([(lams[j] - lams[i]) / h for j in past], [said[j] for j in past], h)

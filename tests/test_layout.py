@@ -201,7 +201,7 @@ def test_a_notebook_begins_with_at_most_six_lines_of_code(path):
 
 
 def test_notebooks_are_light_together():
-    assert sum(p.stat().st_size for p in NOTEBOOKS) <= 3_000_000
+    assert sum(p.stat().st_size for p in NOTEBOOKS) <= 4_000_000
 
 
 # ---- README and set-up --------------------------------------------------------------------

@@ -524,8 +524,8 @@ EXERCISES = {
             ),
             "log2, since the steps double": lambda a, b, c: _three_runs(a, b, c) * math.log(2),
             "the logarithm is missing": lambda a, b, c: 2 ** _three_runs(a, b, c),
-            "neighbours: |x_n - x_2n| over |x_2n - x_4n|": lambda a, b, c: (
-                math.log2(float((a - c).abs().max() / (b - c).abs().max()))
+            "neighbours: |x_n - x_2n| over |x_2n - x_4n|": lambda a, b, c: math.log2(
+                float((a - c).abs().max() / (b - c).abs().max())
             ),
             "the largest of the differences, not the difference of the largest": (
                 lambda a, b, c: math.log2(
@@ -580,16 +580,16 @@ EXERCISES = {
         _own_sampler,
         _walk_cases,
         {
-            "that is DDIM: old values are not used": lambda m, x, times, ab, k: (
-                _walk(m, x, times, ab, 1)
+            "that is DDIM: old values are not used": lambda m, x, times, ab, k: _walk(
+                m, x, times, ab, 1
             ),
             "the polynomial is of x0, not of ε": lambda *a: _walk(*a, of="eps"),
             "a sign: for x0 the weight is e^{hu}, so the rate is h": lambda *a: _walk(*a, rate=-1),
             "no weights: over λ the moments are those of e^{hu}": lambda *a: _walk(*a, rate=0),
             "the clock is λ, not ᾱ": lambda *a: _walk(*a, over=lambda ab: ab),
             "store what the model said, not the mean": lambda *a: _walk(*a, keep="mean"),
-            "keep `order` values, the new one counted": lambda m, x, times, ab, k: (
-                _walk(m, x, times, ab, k + 1)
+            "keep `order` values, the new one counted": lambda m, x, times, ab, k: _walk(
+                m, x, times, ab, k + 1
             ),
         },
         level="hard",
