@@ -14,6 +14,8 @@ import time
 import diffusers
 import torch
 
+from minisd import samplers
+from minisd.clocks import karras_times
 from minisd.noise import gaussian
 from minisd.samplers import ddim, ddpm, last, plms, pndm
 from minisd.schedules import alpha_bar, ldm_uniform_times, leading_times, scaled_linear_betas
@@ -23,6 +25,18 @@ AB = alpha_bar(scaled_linear_betas())
 X = torch.randn((3, 4, 64, 64), generator=torch.Generator().manual_seed(0))
 EPS = torch.randn(X.shape, generator=torch.Generator().manual_seed(1)) * 0.1
 SETTINGS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+MULTI = "DPMSolverMultistepScheduler"
+SOLVERS = {  # ours, with its arguments, and theirs; diffusers counts every call of the model a step
+    "Euler": ("euler", {}, ("EulerDiscreteScheduler", {})),
+    "Heun": ("heun", {}, ("HeunDiscreteScheduler", {})),
+    "DPM2": ("dpm_solver_2", {}, ("KDPM2DiscreteScheduler", {})),
+    "DPM++ 2M": ("dpmpp_2m", {}, (MULTI, {})),
+    "DPM++ 3M": ("dpmpp_3m", {}, (MULTI, {"solver_order": 3})),
+    "2M SDE": ("dpmpp_2m_sde", {"eta": 1.0}, (MULTI, {"algorithm_type": "sde-dpmsolver++"})),
+    "DEIS 3": ("deis", {}, ("DEISMultistepScheduler", {"solver_order": 3})),
+    "UniPC 2": ("unipc", {}, ("UniPCMultistepScheduler", {})),
+    "UniPC 3": ("unipc", {"order": 3}, ("UniPCMultistepScheduler", {"solver_order": 3})),
+}
 SD = {"steps_offset": 1, "set_alpha_to_one": False}
 
 
@@ -31,6 +45,7 @@ def theirs(scheduler, **arguments):
         scheduler.set_timesteps(STEPS)
         x = X
         for t in scheduler.timesteps:
+            scheduler.scale_model_input(x, t)
             x = scheduler.step(EPS, t, x, return_dict=False, **arguments)[0]
 
     return run
@@ -79,6 +94,13 @@ def main() -> None:
             theirs(d.DDPMScheduler(**SETTINGS, clip_sample=False)),
         ),
     }
+    for name, (sampler, own, scheduler) in SOLVERS.items():
+        noise = {"noise": gaussian(0)} if own.get("eta") else {}
+        f = getattr(samplers, sampler)
+        pairs[name] = (
+            ours(f, karras_times(AB, STEPS), **own, **noise),
+            theirs(getattr(d, scheduler[0])(**SETTINGS, use_karras_sigmas=True, **scheduler[1])),
+        )
     print(f"median microseconds a step, {rounds} rounds, latent {tuple(X.shape)}, one thread")
     for name, (a, b) in pairs.items():
         for run in (a, b):

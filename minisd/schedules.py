@@ -147,7 +147,7 @@ def between(ab: Sequence[float] | Tensor, t: float) -> float:
     if k == t:
         return float(ab[k])
     if k < 0 or ab[k + 1] == 0:
-        last = len(ab) - 1 - (ab[-1] == 0)
+        last = len(ab) - 1 - int(ab[-1] == 0)
         raise ValueError(f"a time between two whole ones must be from 0 to {last:g}, got {t}")
     low, high = (math.sqrt((1 - a) / a) for a in (float(ab[k]), float(ab[k + 1])))
     w = t - k

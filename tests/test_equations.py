@@ -370,3 +370,211 @@ def test_no_argument_is_changed_and_float32_stays_float32():
     for function, arguments in calls.items():
         assert function(*arguments).dtype == torch.float32, function.__name__
     assert all(torch.equal(a, b) for a, b in zip(before, (x, e, z), strict=True))
+
+
+# ---- EDM ------------------------------------------------------------------------------------
+
+SIGMAS = torch.tensor([0.01, 0.3, 1.0, 14.6], dtype=torch.float64)
+SCALINGS = {
+    "eps": eq.eps_scaling,
+    "v": eq.v_scaling,
+    "v, EDM's c_noise": eq.v_edm_noise_scaling,
+    "EDM": eq.edm_scaling,
+}
+
+
+def test_sigma_and_ab_are_one_another():
+    """x/√ᾱ of eq. 4 is x0 + σ ε; numbers and tensors alike."""
+    for t in (1, 500, 1000):
+        sigma = eq.sigma_from_ab(SD[t])
+        close(eq.q_sample(X, E, SD[t]) / SD[t].sqrt(), X + sigma * E, 1e-11)
+        close(eq.ab_from_sigma(sigma), SD[t])
+        assert abs(eq.sigma_from_ab(float(SD[t])) - sigma) < 1e-12
+    assert eq.sigma_from_ab(1.0) == 0 and eq.sigma_from_ab(0.0) == float("inf")
+
+
+@pytest.mark.parametrize("t", [1, 500, 1000])
+def test_a_denoiser_is_pred_x0(t):
+    """EDM eq. 7 with the scalings of ε and v: D is DDIM eq. 9's x̂0, and x0_from_v."""
+    sigma, x_t = eq.sigma_from_ab(SD[t]), eq.q_sample(X, E, SD[t])
+    seen = []
+    network = lambda x, c_noise: seen.append((x, c_noise)) or Z  # noqa: E731
+    close(eq.denoise(network, x_t / SD[t].sqrt(), sigma, eq.eps_scaling), eq.pred_x0(x_t, Z, SD[t]))
+    close(eq.denoise(network, x_t / SD[t].sqrt(), sigma, eq.v_scaling), eq.x0_from_v(x_t, Z, SD[t]))
+    for x, c_noise in seen:
+        close(x, x_t)
+        close(c_noise, sigma)
+    other = eq.v_edm_noise_scaling(sigma)
+    assert other[:3] == eq.v_scaling(sigma)[:3] and abs(other.c_noise - sigma.log() / 4) < 1e-12
+
+
+def test_edm_scaling_keeps_variances():
+    """EDM appendix B.6: c_in and c_out are what makes input and target of variance 1, and c_skip
+    what makes c_out least, for independent x0 of variance σ_d² and noise of variance σ²."""
+    for scaling, data in ((eq.edm_scaling, 0.5), (eq.v_scaling, 1.0)):
+        for sigma in SIGMAS:
+            c = scaling(sigma)
+            close(c.c_in**2 * (sigma**2 + data**2), 1.0 + 0 * sigma)
+            error = lambda skip: ((1 - skip) * data) ** 2 + (skip * sigma) ** 2  # noqa: E731, B023
+            close(error(c.c_skip) / c.c_out**2, 1.0 + 0 * sigma)
+            assert error(c.c_skip) < min(error(c.c_skip + 1e-3), error(c.c_skip - 1e-3))
+    edm, v = eq.edm_scaling(SIGMAS, 1.0), eq.v_scaling(SIGMAS)
+    close(edm.c_skip, v.c_skip)
+    close(edm.c_out, -v.c_out)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_the_raw_target_makes_the_denoiser_right(name):
+    for sigma in SIGMAS:
+        target = eq.raw_target(X, sigma * E, sigma, SCALINGS[name])
+        close(eq.denoise(lambda x, c: target, X + sigma * E, sigma, SCALINGS[name]), X, 1e-10)  # noqa: B023
+    if name == "eps":
+        close(target, E, 1e-10)
+    if name == "v":
+        close(target, eq.velocity(X, E, eq.ab_from_sigma(sigma)), 1e-10)
+
+
+def test_weights_turn_losses_into_one_another():
+    """weight · ‖D - x0‖² is the loss on ε, on v, and on EDM's F."""
+    for sigma in SIGMAS:
+        ab, x0_hat = eq.ab_from_sigma(sigma), X + 0.1 * Z
+        x_t = eq.q_sample(X, E, ab)
+        loss = (x0_hat - X) ** 2
+        eps_hat = eq.eps_from_x0(x_t, x0_hat, ab)
+        close(eq.eps_weight(sigma) * loss, (eps_hat - E) ** 2, 1e-10)
+        v = eq.velocity(X, E, ab)
+        close(eq.v_weight(sigma) * loss, (eq.velocity(x0_hat, eps_hat, ab) - v) ** 2, 1e-8)
+        close(eq.edm_weight(sigma), 1 / eq.edm_scaling(sigma).c_out ** 2, 1e-8)
+
+
+def test_karras_sigma():
+    u = torch.linspace(0, 1, 11, dtype=torch.float64)
+    for rho in (1.0, 3.0, 7.0):
+        sigma = eq.karras_sigma(u, 0.02, 80.0, rho)
+        close(sigma[[0, -1]], torch.tensor([80.0, 0.02], dtype=torch.float64), 1e-10)
+        close((sigma ** (1 / rho)).diff(n=2), torch.zeros(9).double(), 1e-10)
+    geometric = 80.0 * (0.02 / 80.0) ** u
+    assert (eq.karras_sigma(u, 0.02, 80.0, 1e6) / geometric - 1).abs().max() < 1e-4
+
+
+def test_log_normal_sigma():
+    shares = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    z = torch.distributions.Normal(0.0, 1.0).icdf(shares)
+    mean, std = torch.tensor([-1.2, 1.2], dtype=torch.float64)
+    close(eq.log_normal_sigma(z), torch.distributions.LogNormal(mean, std).icdf(shares), 1e-9)
+    assert eq.log_normal_sigma(torch.tensor(0.0), mean=0.7, std=1.6) == torch.tensor(0.7).exp()
+
+
+def test_churned_sigma():
+    """γ = min(S_churn/N, √2-1): the variance at most doubles."""
+    assert abs(eq.churned_sigma(2.0, 1.0, 10) - 2.2) < 1e-12
+    assert abs(eq.churned_sigma(2.0, 100.0, 10) ** 2 - 8) < 1e-12
+    assert eq.churned_sigma(2.0, 0.0, 10) == 2.0
+
+
+def test_ancestral_sigmas_are_ddims(abs_):
+    """√ᾱ_s σ_up is eq. 16's σ(η), and the two parts make σ_s: the noise that x_s is to hold."""
+    ab_t, ab_s = map(float, abs_)
+    sigma_t, sigma_s = eq.sigma_from_ab(ab_t), eq.sigma_from_ab(ab_s)
+    for eta in (0.0, 0.5, 1.0):
+        down, up = eq.ancestral_sigmas(sigma_t, sigma_s, eta)
+        close(ab_s**0.5 * up, eq.sigma(ab_t, ab_s, eta))
+        close(down**2 + up**2, sigma_s**2)
+    assert eq.ancestral_sigmas(2.0, 1.0, 10.0) == (0.0, 1.0)  # never more than there is
+
+
+# ---- DPM-Solver -----------------------------------------------------------------------------
+
+
+def test_lambda_and_ab_are_one_another():
+    for t in (1, 500, 1000):
+        lam = eq.lambda_from_ab(SD[t])
+        close(lam, (SD[t].sqrt() / (1 - SD[t]).sqrt()).log())
+        close(lam, -eq.sigma_from_ab(SD[t]).log())
+        close(eq.ab_from_lambda(lam), SD[t])
+        assert abs(eq.ab_from_lambda(float(lam)) - eq.ab_from_lambda(lam)) < 1e-15
+        assert abs(eq.lambda_from_ab(float(SD[t])) - lam) < 1e-12
+
+
+@pytest.mark.parametrize(("t", "s"), [(1000, 980), (500, 499), (22, 2), (2, 1), (1, 1000)])
+def test_the_exact_steps_are_ddims(t, s):
+    """DPM-Solver-1 and DPM-Solver++'s first order are DDIM at η = 0, by ε and by x0."""
+    expected = eq.ddim_step(X, E, SD[t], SD[s])
+    close(eq.eps_integral_step(X, E, SD[t], SD[s]), expected, 1e-10)
+    close(eq.x0_integral_step(X, eq.pred_x0(X, E, SD[t]), SD[t], SD[s]), expected, 1e-10)
+    numbers = float(SD[t]), float(SD[s])
+    close(eq.eps_integral_step(X, E, *numbers), expected, 1e-10)
+    close(eq.x0_integral_step(X, eq.pred_x0(X, E, SD[t]), *numbers), expected, 1e-10)
+
+
+def test_sde_sigma(abs_):
+    """η = 0 and 1 are eq. 16's, and e^{-2ηh} is what of the old noise's variance is kept."""
+    ab_t, ab_s = abs_
+    for eta in (0.0, 1.0):
+        close(eq.sde_sigma(ab_t, ab_s, eta), eq.sigma(ab_t, ab_s, eta), 1e-9)
+    if ab_s < 1:
+        h = eq.lambda_from_ab(ab_s) - eq.lambda_from_ab(ab_t)
+        kept = (1 - ab_s) * (-2 * 0.3 * h).exp()
+        close(eq.sde_sigma(ab_t, ab_s, 0.3) ** 2, 1 - ab_s - kept)
+        assert eq.sde_sigma(ab_t, ab_s, 0.5) > eq.sigma(ab_t, ab_s, 0.5)
+
+
+@pytest.mark.parametrize("rate", [-6.0, -0.3, -1e-6, 0.0, 1e-6, 0.3, 2.0, 12.0])
+def test_exponential_moments(rate):
+    """Against a sum of four million strips, and m_1 in closed form."""
+    u = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    weight = (rate * (u - 1)).exp()
+    moments = eq.exponential_moments(rate, 4)
+    for k, moment in enumerate(moments):
+        assert abs(moment - (weight * u**k).sum() / weight.sum()) < 1e-10
+    if abs(rate) > 0.1:
+        assert abs(moments[1] - (1 / (1 - np.exp(-rate)) - 1 / rate)) < 1e-12
+    assert np.isfinite(eq.exponential_moments(2000.0, 3)).all()
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_node_weights(order):
+    """Equal steps and moments 1/(k+1): PNDM eq. 12. Any nodes: polynomials get their mean."""
+    weights = eq.node_weights([-j for j in range(order)], [1 / (k + 1) for k in range(order)])
+    close(torch.tensor(weights), torch.tensor([float(b) for b in eq.adams_bashforth(order)]))
+    nodes, rate = [0, -0.7, -1.1, -2.9][:order], -1.3
+    weights = eq.node_weights(nodes, eq.exponential_moments(rate, order))
+    u = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    polynomial = lambda u: sum((k + 2) * u**k for k in range(order))  # noqa: E731
+    mean = (polynomial(u) * (rate * u).exp()).sum() / (rate * u).exp().sum()
+    assert abs(sum(w * polynomial(n) for w, n in zip(weights, nodes, strict=True)) - mean) < 1e-9
+
+
+def test_published_moments():
+    exact = eq.exponential_moments(0.8, 3)
+    assert eq.published_moments(exact[:2], 2) == [1.0, 0.5]
+    assert eq.published_moments(exact, 3) == [exact[0], exact[1], exact[2] / 2]
+    assert eq.published_moments(exact[:2], 3) == exact[:2]  # the second step of order 3
+    assert eq.published_moments([1.0], 2) == eq.published_moments([1.0], 3) == [1.0]
+    # As 2M is published: D = (1 + 1/(2r)) D_0 - 1/(2r) D_1, r = h_before/h
+    weights = eq.node_weights([0, -0.8], [1.0, 0.5])
+    close(torch.tensor(weights), torch.tensor([1 + 1 / 1.6, -1 / 1.6]))
+
+
+def test_unipc_moments():
+    h = 0.7
+    assert abs(eq.unipc_moments(h, 2, "bh1")[1] - 0.5 * -h / np.expm1(-h)) < 1e-15
+    assert eq.unipc_moments(h, 2, "bh2") == [1.0, 0.5]
+    assert eq.unipc_moments(h, 3, "bh1") == eq.exponential_moments(h, 3)
+
+
+def test_polynomial_mean():
+    """A line through two answers, half way on: the midpoint. To an infinite end: the newest."""
+    moments = eq.step_moments(None)
+    values = [(3.0, X), (2.0, E)]
+    close(eq.polynomial_mean(values, 4.0, moments), 1.5 * X - 0.5 * E)
+    close(eq.polynomial_mean(values, 3.5, moments), 1.25 * X - 0.25 * E)
+    assert eq.polynomial_mean(values, float("inf"), moments) is X
+    assert eq.polynomial_mean(values[:1], 4.0, moments) is X
+    rates = {"eps": -0.4, "x0": 0.4 * 1.5}
+    for of, rate in rates.items():
+        close(
+            torch.tensor(eq.step_moments(of, eta=0.5 if of == "x0" else 0.0)(0.4, 3)),
+            torch.tensor(eq.exponential_moments(rate, 3)),
+        )
+    close(torch.tensor(eq.step_moments("x0", published=2)(0.4, 2)), torch.tensor([1.0, 0.5]))

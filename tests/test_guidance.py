@@ -2,16 +2,38 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from minisd import equations as eq
-from minisd.guidance import cfg, corrected, from_v, from_x0, paper_time
+from minisd.clocks import sigmas_of
+from minisd.guidance import (
+    cfg,
+    corrected,
+    dynamic_threshold,
+    from_v,
+    from_x0,
+    interval,
+    nearest_time,
+    norm_threshold,
+    paper_time,
+    per_step,
+    trapezoid,
+    triangle,
+)
 from minisd.prediction import Prediction
 from minisd.samplers import last, plms
-from minisd.schedules import alpha_bar, ldm_uniform_times, scaled_linear_betas, zero_terminal_snr
+from minisd.schedules import (
+    ab_at,
+    alpha_bar,
+    ldm_uniform_times,
+    scaled_linear_betas,
+    zero_terminal_snr,
+)
 
 AB = alpha_bar(zero_terminal_snr(scaled_linear_betas()))
+SD = alpha_bar(scaled_linear_betas())
 X = torch.randn((3, 4, 2, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 C, U = torch.full((3, 5), 2.0).double(), torch.full((3, 5), -1.0).double()
 
@@ -118,6 +140,98 @@ def test_a_real_time_is_a_real_index():
     assert index(X, 500).dtype == torch.int64 and (index(X, 500) == 499).all()
     assert (index(X, 500.25) == 499.25).all()
     assert index(X, torch.tensor([1.5] * len(X)).double()).tolist() == [0.5] * len(X)
+
+
+# ---- guidance by time, thresholds, whole times only --------------------------------------------
+
+
+def test_guidance_by_time():
+    """cfg with a function of t is cfg with its number at that time; scale 1 asks for one half."""
+    asked = []
+    counted = lambda x, t, c: asked.append(len(x)) or model(x, t, c)  # noqa: E731
+    by_time = cfg(counted, C, U, interval(5.0, 800, 300))
+    for t in (1000, 801, 800, 500, 300, 299, 1):
+        expected = cfg(model, C, U, 5.0 if 300 <= t <= 800 else 1.0)(X, t)
+        assert (by_time(X, t) - expected).abs().max() <= 1e-12
+    assert asked == [len(X) * n for n in (1, 1, 2, 2, 2, 1, 1)]
+
+
+def test_a_scale_for_each_step():
+    scale = per_step([7.0, 5.0, 3.0], [1000, 600, 200, 0])
+    assert [scale(t) for t in (1000, 600, 200)] == [7.0, 5.0, 3.0]
+    assert [scale(t) for t in (999.5, 601, 400, 1)] == [7.0, 7.0, 5.0, 3.0]  # between: that step's
+
+
+def test_triangle_and_trapezoid_are_generative_models():
+    """Their scales over n frames, at linspace(0, 1, n), against ours at the same shares of T."""
+    shares = np.linspace(0, 1, 41)
+    waves = 2 * np.abs(shares - np.floor(shares + 0.5))
+    ours = [triangle(6.0, 1000, least=2.0)(1000 * u) for u in shares]
+    assert np.allclose(ours, waves * 4 + 2)
+    ours = [trapezoid(6.0, 1000, least=2.0, edge=0.25)(1000 * u) for u in shares]
+    assert np.allclose(ours[:11], np.linspace(2, 6, 11)) and np.allclose(ours[10:31], 6)
+    assert np.allclose(ours[30:], np.linspace(6, 2, 11))
+
+
+def test_dynamic_threshold():
+    """Imagen §2.3 in numpy, sample by sample; a sample within the limit stays as it is."""
+    x0 = torch.cat([3 * X, 0.01 * X])
+    out = dynamic_threshold(0.9)(x0)
+    for one, given in zip(out, x0, strict=True):
+        s = max(1.0, np.quantile(np.abs(given.numpy()), 0.9))
+        assert np.allclose(one.numpy(), np.clip(given.numpy(), -s, s) / s, atol=1e-6)
+    assert (out[len(X) :] - 0.01 * X).abs().max() < 1e-12
+    wide = dynamic_threshold(1.0, limit=2.0)(x0)
+    assert abs(wide[0].abs().max() - 2) < 1e-6 and (wide.abs() <= 2 + 1e-6).all()
+
+
+def test_norm_threshold():
+    x0 = torch.cat([3 * X, 0.01 * X])
+    whole, spatial = norm_threshold(1.5)(x0), norm_threshold(1.5, spatial=True)(x0)
+    norms = lambda x, over: (x**2).mean(over).sqrt()  # noqa: E731
+    assert (norms(whole, (1, 2, 3))[: len(X)] - 1.5).abs().max() < 1e-12
+    assert (norms(spatial, 1) <= 1.5 + 1e-12).all()
+    assert (whole[len(X) :] - 0.01 * X).abs().max() < 1e-12
+    large = norms(x0, 1) > 1.5
+    assert (norms(spatial, 1)[large] - 1.5).abs().max() < 1e-12 and large.any()
+    assert ((spatial - x0).abs().amax(1)[~large] < 1e-12).all()
+
+
+def test_nearest_time_is_generative_models():
+    """DiscreteDenoiser, in its own scale: σ becomes the nearest trained one throughout."""
+    network = lambda x, t: 0.3 * x + t / 1000  # noqa: E731
+    for t in (1.4, 1.6, 500.3, 999.9, 500):
+        sigma = sigmas_of(SD, [t])[0]
+        k = 1 + int((sigmas_of(SD, range(1, 1001)) - sigma).abs().argmin())
+        sigma_k = sigmas_of(SD, [k])[0]
+        x_bar = X / ab_at(SD, t, X) ** 0.5
+        c_in = 1 / (sigma_k**2 + 1).sqrt()
+        denoised = x_bar - sigma_k * network(c_in * x_bar, k)
+        said = nearest_time(network, SD)(X, t)
+        assert (said.x0 - denoised).abs().max() < 1e-10
+        assert (said.eps - (x_bar - denoised) / sigma).abs().max() < 1e-9
+    times = ldm_uniform_times(1000, 10)
+    plain, nearest = (last(plms(f, X, times, SD)).x for f in (network, nearest_time(network, SD)))
+    assert (nearest - plain).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interval(5.0, 300, 800), "must fall from first to last, got 300 to 800"),
+        (lambda: per_step([1.0], [1000, 500, 0]), "2 steps need as many scales, got 1"),
+        (lambda: dynamic_threshold(1.5), "percentile must be a number in"),
+        (lambda: dynamic_threshold(0.9, limit=0), "limit must be a number in"),
+        (lambda: norm_threshold(-1), "limit must be a number in"),
+        (lambda: cfg(model, C, U, lambda t: None)(X, 5), "scale must be a number in"),
+        (lambda: cfg(model, C, None, interval(5.0, 800, 300)), "needs uncond"),
+        (lambda: nearest_time(model, torch.tensor([1.0, 0.5, 0.0])), "no nearest time is defined"),
+        (lambda: nearest_time(lambda x, t: x[:1], SD)(X, 5), "what model returns must be"),
+    ],
+)
+def test_mistakes_with_them_get_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 WRONG = {"one channel": X[:, :1], "one sample": X[:1], "nothing": None, "a tuple": (X,)}

@@ -72,12 +72,12 @@ def exponential_moments(rate: float, count: int) -> list[float]:
     rate 0: 1/(k+1), Adams-Bashforth. In DPM-Solver rate is -h for ε and h for x0, h = λ_s - λ_t,
     and m_1, m_2/2 are its φ functions, divided by φ_1. By Gauss-Legendre, to the last digits.
     """
+    if rate == 0:
+        return [1 / (k + 1) for k in range(count)]
     nodes, weights = _gauss()
-    weights = [w * math.exp(rate * (u - (rate > 0))) for u, w in zip(nodes, weights, strict=True)]
-    total = sum(weights)
-    return [
-        sum(w * u**k for u, w in zip(nodes, weights, strict=True)) / total for k in range(count)
-    ]
+    weights = weights * np.exp(rate * nodes - max(rate, 0.0))  # e^rate may be too large for a float
+    powers = nodes ** np.arange(count)[:, None]
+    return (powers @ weights / weights.sum()).tolist()
 
 
 def published_moments(moments: Sequence[float], order: int) -> list[float]:
@@ -111,8 +111,7 @@ def node_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float
     nodes u_j, all different, in units of the step: 0 where it begins, 1 where it ends, older ones
     below 0. They sum to m_0 = 1. Nodes 0, -1, -2, -3 with 1, 1/2, 1/3, 1/4 are PNDM eq. 12's.
     """
-    powers = np.vander(np.array(nodes, dtype=np.float64), increasing=True).T
-    return np.linalg.solve(powers, np.array(moments)).tolist()
+    return list(_solved(tuple(nodes), tuple(moments)))
 
 
 def step_moments(of: str | None, eta: float = 0.0, published: int | None = None) -> Callable:
@@ -147,11 +146,21 @@ def polynomial_mean(
         return first
     nodes = [(place - start) / h for place, _ in values]
     weights = node_weights(nodes, moments(h, len(nodes)))
-    return sum(w * value for w, (_, value) in zip(weights, values, strict=True))
+    mean = weights[0] * first
+    for w, (_, value) in zip(weights[1:], list(values)[1:], strict=True):
+        mean = mean.add(value, alpha=w)  # one pass over the numbers, not two
+    return mean
+
+
+@functools.lru_cache(1000)  # PLMS asks for the same weights in every step
+def _solved(nodes: tuple[float, ...], moments: tuple[float, ...]) -> tuple[float, ...]:
+    """`node_weights`' system of equations, solved."""
+    powers = np.vander(np.array(nodes, dtype=np.float64), increasing=True).T
+    return tuple(np.linalg.solve(powers, np.array(moments)).tolist())
 
 
 @functools.cache
-def _gauss() -> tuple[list[float], list[float]]:
+def _gauss() -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre's 20 nodes and weights on 0..1."""
     nodes, weights = np.polynomial.legendre.leggauss(20)
-    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+    return (nodes + 1) / 2, weights / 2
