@@ -3,10 +3,10 @@
     for step in ddim(eps_model, x, times, ab): ...      # a trajectory
     picture = last(ddim(eps_model, x, times, ab)).x     # a result
 
-Each is its algorithm and nothing else; `steps.sampler` adds what all of them share. They have one
-idea in common: every step is DDIM's (eq. 12), with a better ε or x0 than the network's one answer
-at t. A multistep solver averages the last answers, a single-step solver asks at times between, and
-an ancestral step goes too far down and comes back with fresh noise, by DDPM's eq. 2.
+Each is its algorithm; `steps.sampler` adds what all share. They have one idea in common: every step
+is DDIM's (eq. 12), with a better ε or x0 than the network's one answer at t. A multistep solver
+averages the last answers, a single-step solver evaluates at times between, and an ancestral step
+goes too far down and comes back with fresh noise, by DDPM's eq. 2.
 """
 
 import functools
@@ -37,7 +37,7 @@ from .equations import (
 )
 from .prediction import EpsModel, ask, check_eta, check_inputs, move, predict
 from .schedules import check_choice, check_count, check_number
-from .steps import Step, Steps, churning, last, sampler
+from .steps import Step, Steps, brownian, churning, last, sampler
 
 __all__ = ["MULTISTEP", "Multistep", "Step", "ddim", "ddim_invert", "ddpm", "deis"]
 __all__ += ["dpm_solver_2", "dpm_solver_3", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2m_sde"]
@@ -105,7 +105,7 @@ def euler(
     """EDM Algorithm 2 without its second half: Euler's method in σ, which is `ddim`; with churn
     (S_churn), fresh noise, S_noise times, before each step whose σ is from s_min to s_max.
 
-    σ̂ stays at most σ_T, above which no network was trained; the official code goes above it.
+    σ̂ stays at most σ_T, where training ends; the official code goes above it.
     Official: `EulerEDMSampler`, k-diffusion's `sample_euler`
     """
     churned = churning(model, times, churn, s_min, s_max, s_noise, noise)
@@ -194,18 +194,19 @@ def dpmpp_sde(model, x, times, ab, eta: float = 1.0, noise: Noise = None) -> Ste
     """DPM-Solver++ §5 (SDE), single-step, r = ½: DDIM eq. 12 with fresh noise to the middle in λ,
     and again from t to s with the x0 found there. Two calls of the model a step.
 
-    The official noise comes from one Brownian path, so what leads to the middle is a part of what
-    leads to s; here the two are drawn apart, by noise, which η > 0 needs.
+    Both noises, which η > 0 needs, are of one Brownian path in σ: drawn apart they cost an order.
     Official: k-diffusion's `sample_dpmpp_sde`
     """
     check_eta(eta, noise, times, ab)
     for t, s in pairwise(times):
-        x0 = model.x0(x, t)
+        x0, to_s = model.x0(x, t), noise
         if ab[s] < 1:
             mid = ab.part(t, s, 1 / 2)
-            x_mid, _ = model.toward(x, x0, t, mid, sigma(ab[t], ab[mid], eta), noise)
+            share = (ab.sigma(t) - ab.sigma(mid)) / (ab.sigma(t) - ab.sigma(s))
+            to_mid, to_s = brownian(noise, share)
+            x_mid, _ = model.toward(x, x0, t, mid, sigma(ab[t], ab[mid], eta), to_mid)
             x0 = model.x0(x_mid, mid)
-        x, eps = model.toward(x, x0, t, s, sigma(ab[t], ab[s], eta), noise)
+        x, eps = model.toward(x, x0, t, s, sigma(ab[t], ab[s], eta), to_s)
         x = yield Step(s, x, x0, eps)
 
 
@@ -296,9 +297,8 @@ def dpm_solver_multistep(model, x, times, ab, order: int = 2, published: bool = 
 
 @sampler(finite=True)
 def deis(model, x, times, ab, order: int = 3) -> Steps:
-    """DEIS log-ρAB, as diffusers has it: ε over ln σ, which is -λ. So it is `dpm_solver_multistep`
-    with its exact weights. (The paper's own favourite, tAB, is a polynomial over t.)
-
+    """DEIS log-ρAB, as diffusers has it: ε over ln σ = -λ, so `dpm_solver_multistep` with its exact
+    weights. (The paper's own favourite, tAB, is a polynomial over t.)
     Official: `DEISMultistepScheduler`
     """
     yield from _multistep(model, x, times, ab, "deis", order)

@@ -121,6 +121,22 @@ class Model(NamedTuple):
         return q_step(x, scale * noise(x), 1 - self.ab[up] / self.ab[t])
 
 
+def brownian(noise: Callable, share: float) -> tuple[Callable, Callable]:
+    """The noise of one Brownian path up to a share of the way, and up to its end: two functions of
+    x, to be called in this order. The second is √share of the first and √(1-share) of fresh noise.
+    """
+    first = []
+
+    def to_share(x: Tensor) -> Tensor:
+        first.append(noise(x))
+        return first[0]
+
+    def to_end(x: Tensor) -> Tensor:
+        return sqrt(share) * first[0] + sqrt(1 - share) * noise(x)
+
+    return to_share, to_end
+
+
 def churning(model: Model, times, churn, s_min, s_max, s_noise, noise) -> Callable:
     """EDM Algorithm 2, lines 4 to 6: from x and t to x̂ and t̂, a little noisier."""
     for name, value in {"churn": churn, "s_min": s_min, "s_noise": s_noise}.items():

@@ -66,6 +66,8 @@ def ours(family, prediction=None, seed=0):
 class Theirs:
     """diffusers' pipelines on a Pipeline's weights. call(way, prompt, ...) -> latents, pictures.
 
+    scheduler: one of diffusers' in the place of the one that sampler names.
+
     Mended, for PLMS: (1) img2img and inpainting start in the middle of a list of times that names
     the second one twice, and lose the repetition; (2) inpainting blends the trial point of the
     first step, which is no step; (3) a v-model's outputs are averaged as they are.
@@ -135,7 +137,8 @@ class Theirs:
     def __call__(self, way, prompt, negative="", *, mend=True, n=1, seed, sampler, **how):
         v, plms = self.pipe.config.prediction == "v", sampler == "plms"
         kind = "v_prediction" if v and not (plms and mend) else "epsilon"
-        scheduler = self.scheduler(sampler, kind, **how.pop("betas", {}))
+        scheduler = how.pop("scheduler", None)
+        scheduler = scheduler or self.scheduler(sampler, kind, **how.pop("betas", {}))
         pipeline, latents = self._pipeline(way, scheduler), []
         network = forward = self.unet.forward
         if plms and mend:

@@ -13,7 +13,7 @@ import submissions
 
 from minisd import samplers, steps
 from minisd.__main__ import main
-from minisd.pipeline.settings import SAMPLERS
+from minisd.pipeline.menu import SAMPLERS, Sampler
 from minisd.teaching import check
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def test_a_sampler_is_one_function_and_one_name(tmp_path, monkeypatch):
     code = re.search(r"```python\n(.*?)```", PAGE, re.S)[1]
     names = {**vars(samplers), **vars(steps), "pairwise": itertools.pairwise}
     exec(code, names)
-    monkeypatch.setitem(SAMPLERS, "midpoint", names["midpoint"])
+    monkeypatch.setitem(SAMPLERS, "midpoint", Sampler(names["midpoint"]))
     words = ["a red ring", "--sampler", "midpoint", "--steps", "3", "--quiet"]
     with Passed() as passed:
         assert main([*words, "--out", str(tmp_path / "ring.png")]) == 0

@@ -9,7 +9,7 @@ from minisd.equations import q_sample, velocity
 from minisd.guidance import cfg, corrected, from_v, from_x0, paper_time
 from minisd.noise import gaussian, keep
 from minisd.pipeline import Pipeline
-from minisd.pipeline.settings import SAMPLERS
+from minisd.pipeline.menu import SAMPLERS
 from minisd.schedules import alpha_bar, at, scaled_linear_betas, trailing_times
 from minisd.tiny.stages import tiny_schedule
 from minisd.tiny.weights import TINY
@@ -67,11 +67,14 @@ def test_the_spy_sees_every_way():
 
 
 @pytest.mark.parametrize("eps_model", EPS_MODELS)
-@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), samplers.ddim_invert])
-def test_samplers_and_adapters(sampler, eps_model):
-    options = {"noise": gaussian(0)} if sampler in (samplers.ddpm, samplers.ddim) else {}
-    options |= {"eta": 0.5} if sampler is samplers.ddim else {}
-    if sampler is not samplers.ddim_invert:
+@pytest.mark.parametrize("name", [*SAMPLERS, "ddim_invert"])
+def test_samplers_and_adapters(name, eps_model):
+    sampler, takes = samplers.ddim_invert, []
+    if name != "ddim_invert":
+        sampler, takes = SAMPLERS[name].run, SAMPLERS[name].takes()
+    options = {"noise": gaussian(0)} if "noise" in takes else {}
+    options |= {"eta": 0.5} if "eta" in takes else {}
+    if name != "ddim_invert":
         options |= {"constrain": keep(torch.ones(8, 8), X, AB, gaussian(1)), "project": torch.tanh}
     with NoFloat64():
         steps = list(sampler(EPS_MODELS[eps_model](), X, trailing_times(1000, 6), AB, **options))

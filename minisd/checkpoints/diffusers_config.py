@@ -5,7 +5,8 @@ refused, so that nothing a folder says is passed over. What a file leaves out, o
 stays as the family has it.
 
 A scheduler is a process and a solver. The process (betas, prediction, spacing of the times) belongs
-to the weights and is taken; the solver is minisd's own.
+to the weights and is taken. The solver is taken by its name, as what the folder's pictures are
+usually made with; its order and other options stay as the solver here has them.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
-from ..models.configs import AutoencoderConfig, Betas, Grid, T, TextConfig, UNetConfig
+from ..models.configs import AutoencoderConfig, Betas, Grid, Solver, T, TextConfig, UNetConfig
 from .families import Family, described, fits
 from .tensorfile import CheckpointError, read_json
 
@@ -23,6 +24,12 @@ LOW_RES = ("scaled_linear", 1e-4, 0.02)  # of the noise that Pipeline.upscale la
 SOLVERS = """DDIM DDIMInverse DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep
     DPMSolverSDE DPMSolverSinglestep EulerAncestralDiscrete EulerDiscrete HeunDiscrete
     KDPM2AncestralDiscrete KDPM2Discrete LMSDiscrete PNDM SASolver UniPCMultistep""".split()
+ALGORITHMS = {  # of DPMSolverMultistep, which has several solvers under one name
+    "dpmsolver++": "DPMSolverMultistep",
+    "dpmsolver": "dpm_2m",
+    "sde-dpmsolver++": "DPM++ 2M SDE",
+    "deis": "DEISMultistep",
+}
 
 
 class Table(NamedTuple):
@@ -103,14 +110,17 @@ TABLES = {
             "set_alpha_to_one": bool,
             "clip_sample": bool,
             "variance_type": Literal["fixed_small", "fixed_small_log", "fixed_large"],
+            "algorithm_type": Literal[tuple(ALGORITHMS)],
+            "use_karras_sigmas": bool,
+            "use_exponential_sigmas": bool,
+            "use_beta_sigmas": bool,
         },
         f"""{{"num_train_timesteps": {T}, "thresholding": false, "timestep_type": "discrete",
         "use_flow_sigmas": false, "use_dynamic_shifting": false}}""",
-        """algorithm_type clip_sample_range corrector_order disable_corrector
+        """clip_sample_range corrector_order disable_corrector
         dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
         lambda_min_clipped lower_order_final predict_x0 predictor_order sample_max_value
-        skip_prk_steps solver_order solver_p solver_type time_shift_type use_beta_sigmas
-        use_exponential_sigmas use_karras_sigmas use_lu_lambdas""",
+        skip_prk_steps solver_order solver_p solver_type time_shift_type use_lu_lambdas""",
     ),
 }
 
@@ -221,12 +231,22 @@ def process(path: Path, known: Family, folder: str = "scheduler") -> dict:
         ends = said.get("beta_start", 1e-4), said.get("beta_end", 0.02)
         changes["betas"] = (said.get("beta_schedule", "linear"), *ends)
     spacing = said.get("timestep_spacing", "leading")
-    end = int(spacing == "leading")
-    if said.get("_class_name", "")[:4] in ("DDIM", "PNDM") and "set_alpha_to_one" in said:
+    name = said.get("_class_name", "DDIMScheduler").removesuffix("Scheduler")
+    sigmas = name[:4] not in ("DDIM", "PNDM")  # which end where there is no noise
+    end = int(spacing == "leading" and not sigmas)
+    if not sigmas and "set_alpha_to_one" in said:
         end = int(not said["set_alpha_to_one"])
+    if name == "DPMSolverMultistep":
+        name = ALGORITHMS[said.get("algorithm_type", "dpmsolver++")]
+    name = "PLMS" if name == "PNDM" else name
+    if "_class_name" in said and name in get_args(get_args(Solver)[0]):
+        spread = [key.split("_")[1] for key in said if key[:4] == "use_" and said[key] is True]
+        changes["solver"] = (name, spread[0] if spread else "")
     offset = said.get("steps_offset", 1) if xl else 1  # as diffusers has it
     grid = (spacing, offset if spacing == "leading" else 0, end)
     usual = ("trailing", 0, 0) if changes.get("zero_terminal_snr") else ("leading", 1, 1)
+    if xl and usual[0] == "leading" or sigmas and spacing == "leading":
+        usual = None  # the official grid is another one
     if known.name == "upscaler" and folder == "scheduler":
         low = process(path, known, "low_res_scheduler").get("betas", LOW_RES)
         if low != LOW_RES:

@@ -45,22 +45,35 @@ THEIRS = """
 --negative: negative_prompt
 --n: n_samples n_iter num_images_per_prompt
 --size: h w height width
---sampler: scheduler
+--sampler: scheduler sampler_name
 --sampler plms: plms
+--sampler dpmpp_2m: dpm dpm_solver
+--grid: timestep_spacing schedule_type
+--churn: s_churn
 --dtype: precision torch_dtype
 --level: noise_level"""  # ours: those of the official scripts and of diffusers
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
 }
-ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes")
+ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
+SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
+    "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
+    "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
+    "unipc, unipc_bh1, lcm, restart"
+)
+GRIDS = (
+    "ldm, quad, leading, trailing, linspace, sgm, turbo, uniform, karras, exponential, "
+    "polyexponential, lambda, quadratic, beta, ays"
+)
 EXAMPLES = """
   minisd "a small green star above a large yellow ring" --seed 3
   minisd "a circle" --negative red --n 4
   minisd trajectory "a purple star on black" --out strip.png
   minisd img2img drawing.png "a blue cross on white" --strength 0.6
   minisd inpaint picture.png mask.png "a red ring"
-  minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors
+  minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors --sampler "DPM++ 2M Karras" --steps 20
+  minisd "a fox" --checkpoint sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   minisd info sd-v1-4.safetensors
   minisd again minisd.png
   minisd grade returned/ --out marks
@@ -123,6 +136,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     for name in ("img2img", "inpaint", "depth2img"):
         made[name].add_argument("--strength", type=number, help="0 to 1: how much is painted anew")
     made["trajectory"].add_argument("--columns", type=whole_number, default=8, help="8 by default")
+    for name in ("txt2img", "trajectory"):
+        made[name].add_argument(
+            "--refiner", type=Path, help="the model of the last steps, as SDXL has one"
+        )
+        made[name].add_argument(
+            "--share", type=number, help="0 to 1: of the steps before the refiner's; 0.8"
+        )
     made["upscale"].add_argument("--level", type=whole_number, help="of noise, 0 to 999; 20")
     for name, task in TASKS.items():
         made[name] = commands.add_parser(
@@ -170,7 +190,7 @@ def again(said: Mapping[str, str]) -> list[str]:
         what = f"it tells {min(unknown)!r}" if unknown else f"it does not tell its {min(missing)}"
         raise ValueError(f"{what}, as minisd {said['version']} did, and this one cannot follow it")
     options = [
-        f"--{dest}" if action.nargs == 0 else f"--{dest}={said[dest]}"
+        action.option_strings[0] + ("" if action.nargs == 0 else f"={said[dest]}")
         for dest, action in actions.items()
         if dest in said and dest not in words
     ]
@@ -197,10 +217,24 @@ def _how() -> Parser:
         "--steps", type=whole_number, default=50, help="50 by default; a grid may take more"
     )
     how.add_argument("--scale", type=number, help="of guidance; 1: none. The model's by default")
-    how.add_argument("--sampler", help="plms, ddim, s_pndm, pndm, ddpm. The model's by default")
-    how.add_argument("--eta", type=number, default=0.0, help="0 to 1: ddim's noise on the way")
+    how.add_argument("--guide-from", type=number, help="the time from which guidance acts; 1000")
+    how.add_argument("--guide-until", type=number, help="the time down to which it acts; 0")
     how.add_argument("--rescale", type=number, default=0.0, help="0 to 1, against glaring guidance")
     how.add_argument("--zoom", type=whole_number, help="repeat pixels; to 256 a side by default")
+    solver = parser.add_argument_group("the solver; docs/SAMPLERS.md says more")
+    solver.add_argument(
+        "--sampler",
+        help=f"{SAMPLERS}; or a name of another program's, as 'DPM++ 2M Karras'. The model's by "
+        "default",
+    )
+    solver.add_argument("--grid", help=f"of times: {GRIDS}. The model's by default")
+    solver.add_argument("--eta", type=number, help="0 to 1: how much noise is drawn on the way")
+    solver.add_argument(
+        "--order", type=whole_number, help="of multistep solvers: lms, dpm_2m, deis, unipc"
+    )
+    solver.add_argument(
+        "--churn", type=number, help="of euler and heun: EDM's S_churn, noise on the way"
+    )
     return parser
 
 

@@ -29,6 +29,9 @@ def check(options: argparse.Namespace) -> None:
     check_range("tile", 64 if options.tile is None else options.tile, 4, 8192)
     if options.command == "trajectory" and options.n != 1:
         raise ValueError("trajectory draws the way to one picture: leave --n out")
+    share, refiner = (getattr(options, name, None) for name in ("share", "refiner"))
+    if share is not None and (not 0 < share < 1 or refiner is None):
+        raise ValueError(f"--share must be between 0 and 1, and needs --refiner, got {share}")
     if options.size is not None:
         check_pixels(options, options.size)
     for path in targets(options):
@@ -157,9 +160,11 @@ def as_tensor(name: str, image, size: tuple[int, int]):
 
 def fingerprints(options: argparse.Namespace) -> dict[str, str]:
     """What tells whether a file has changed: a picture's SHA-256, a checkpoint's size."""
-    path = options.checkpoint or TINY
-    files = path.rglob("*.safetensors") if path.is_dir() else [path]
-    said = {"checkpoint bytes": str(sum(file.stat().st_size for file in files))}
+    said, models = {}, {"checkpoint": options.checkpoint or TINY}
+    for name, path in (models | {"refiner": getattr(options, "refiner", None)}).items():
+        if path is not None:
+            files = path.rglob("*.safetensors") if path.is_dir() else [path]
+            said[f"{name} bytes"] = str(sum(file.stat().st_size for file in files))
     for name in GIVEN.get(options.command, ()):
         if not os.path.isfile(path := getattr(options, name)):
             raise ValueError(f"{path} is not there")

@@ -48,27 +48,24 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         from tqdm import tqdm
 
         from ..pipeline import Pipeline
-        from ..pipeline.settings import Settings, usual_sampler
+        from ..pipeline.settings import Settings
 
-    names = ("negative", "scale", "steps", "sampler", "eta", "rescale", "seed", "n")
-    settings = {name: getattr(options, name) for name in names}
-    Settings(**settings | {"sampler": options.sampler or "ddim"})
+    fields, told = vars(options), inspect.signature(Settings).parameters
+    settings = {name: fields[name] for name in told if fields.get(name) is not None}
+    asked = Settings(**settings)
     images = open_given(options)
-    pipe = Pipeline.load(
-        options.checkpoint or TINY,
-        options.family,
-        options.prediction,
-        options.ema,
-        getattr(torch, options.dtype),
-        device=options.device,
-        release=options.release,
-        tile=options.tile,
-    )
+    how = {"device": options.device, "release": options.release, "tile": options.tile}
+    how["dtype"] = getattr(torch, options.dtype)
+    model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
+    pipe, others = Pipeline.load(*model, **how), {}
+    if refiner := fields.get("refiner"):
+        others["refiner"] = Pipeline.load(refiner, **how)
+        settings["share"] = 0.8 if options.share is None else options.share
     size, prompted = picture_size(pipe, options, images), pipe.config.context_dim is not None
-    settings["sampler"] = options.sampler or usual_sampler(pipe.config)
-    if options.scale is None:
-        settings["scale"] = pipe.usual.scale if prompted else 1.0
-    for told in notes(options, pipe, settings["scale"]):
+    settled = pipe.settled(asked)
+    settings |= {"scale": settled.scale, "sampler": settled.sampler, "grid": settled.grid}
+    settings |= {name: told for name, told in settled.options().items() if name in fields}
+    for told in notes(options, pipe, settled):
         say(told)
     given = at_size(options, images, size)
     way = getattr(pipe, "txt2img" if options.command == "trajectory" else options.command)
@@ -79,7 +76,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     about = {"minisd": options.command, "version": __version__, "torch": torch.__version__}
     about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
     words = [*given, options.prompt if prompted else "", *([] if given else [size])]
-    run = way(*words, **settings)
+    run = way(*words, **settings, **others)
     if len(run) != int(options.steps * settings.get("strength", 1) + 1e-9):
         say(f"--steps {options.steps} takes {len(run)} steps: the grid's times lie evenly apart")
     hidden = options.quiet or not on_screen(sys.stderr)
@@ -95,9 +92,18 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     return 0
 
 
-def notes(options: argparse.Namespace, pipe, scale: float) -> Iterator[str]:
+def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
     """What the user should know of these options with this model, in sentences."""
-    prompted = pipe.config.context_dim is not None
+    from ..pipeline.settings import official_times, times
+
+    prompted, scale = pipe.config.context_dim is not None, settings.scale
+    grid = (pipe.config, settings.steps, pipe.family, settings.grid)
+    taken, official = times(*grid)[0], official_times(*grid)[0]
+    if taken != official:
+        yield (
+            f"--steps {settings.steps} begins at t = {taken}, where x is noise; the official grid "
+            f"would begin at t = {official}, where x already holds a picture"
+        )
     if options.prompt and not prompted:
         yield "this model has no prompt, and yours is not read"
     if prompted:

@@ -7,6 +7,28 @@ T = 1000  # times, of every published model
 Betas = tuple[Literal["linear", "scaled_linear", "squaredcos_cap_v2"], float, float]  # β_1, β_T
 Grid = tuple[Literal["leading", "trailing", "linspace"], int, int]  # leading's offset, the end
 
+Solver = tuple[  # by a name that pipeline.menu knows, and the grid that goes with it
+    Literal[
+        "DDIM",
+        "DDPM",
+        "DEISMultistep",
+        "DPMSolverMultistep",
+        "DPMSolverSDE",
+        "DPMSolverSinglestep",
+        "EulerAncestralDiscrete",
+        "EulerDiscrete",
+        "HeunDiscrete",
+        "KDPM2AncestralDiscrete",
+        "KDPM2Discrete",
+        "LMSDiscrete",
+        "PLMS",
+        "UniPCMultistep",
+        "DPM++ 2M SDE",
+        "dpm_2m",
+    ],
+    Literal["", "karras", "exponential", "beta"],
+]
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -34,6 +56,7 @@ class UNetConfig:
     zero_terminal_snr: bool = False  # x_T is noise alone: v, and time grids that begin at T
     betas: Betas | None = None  # None: the family's
     grid: Grid | None = None  # None: the official one
+    solver: Solver | None = None  # None: the official one
 
 
 @dataclass(frozen=True)

@@ -23,24 +23,26 @@ from torch import Tensor, nn
 from ..checkpoints import loading as files
 from ..checkpoints.families import Family
 from ..equations import q_sample
-from ..guidance import cfg, from_v, from_x0, paper_time
+from ..guidance import cfg, from_v, from_x0, interval, paper_time
 from ..noise import keep
 from ..prediction import EpsModel
 from ..samplers import Step, ddim_invert
-from ..schedules import alpha_bar, scaled_linear_betas
+from ..schedules import ab_at, alpha_bar, scaled_linear_betas
 from .conditioning import depth_channel, paint_mask, read_tokenizer, repeated, shrink
+from .menu import SAMPLERS
 from .networks import Networks
 from .pictures import as_depth, as_mask, as_picture
 from .run import Run, Told
 from .settings import (
-    SAMPLERS,
     Prompt,
     Settings,
     T,
+    first_times,
     last_times,
     own_noise,
     schedule,
     times,
+    usual_grid,
     usual_sampler,
     whole,
 )
@@ -49,7 +51,7 @@ from .settings import (
 class Pipeline(Networks):
     """A checkpoint's networks and the ways to make pictures with them; each way gives a Run.
 
-    All take Settings' fields by name: negative, scale, steps, sampler, seed, n, ...
+    All take Settings' fields by name: negative, scale, steps, sampler, grid, seed, n, ...
     """
 
     @classmethod
@@ -87,18 +89,46 @@ class Pipeline(Networks):
 
     # ---- the ways to make a picture -------------------------------------------------------
 
-    def txt2img(self, prompt: Prompt, size=None, **settings) -> Run:
-        """A picture of a prompt, of size (h, w) or of one side; from noise alone."""
+    def txt2img(
+        self,
+        prompt: Prompt,
+        size=None,
+        refiner: "Pipeline | None" = None,
+        share: float | None = None,
+        **settings,
+    ) -> Run:
+        """A picture of a prompt, of size (h, w) or of one side; from noise alone.
+
+        refiner: another model, of the same latents and schedule, that takes the rest of the steps
+        after this share of them, 0.8 unless told. With a share and no refiner the run stops there,
+        and `denoise` of strength 1 - share goes on from its latents.
+        Official: `Txt2NoisyDiscretizationWrapper`; diffusers: `denoising_end`, `denoising_start`
+        """
         told = self._told(prompt, self.size(size), settings)
         self._check_channels("txt2img", told)
-        x = told.noise(self._empty(told, self.size(size)))
-        return self._run(told, x, times(self.config, told.settings.steps))
+        x, grid = told.noise(self._empty(told, self.size(size))), self._times(told)
+        first = first_times(grid, (0.8 if refiner else 1.0) if share is None else share)
+        run = self._run(told, x, first)
+        if refiner is None:
+            return run
+        self._check_refiner(refiner)
+        same = {"sampler": told.settings.sampler, "grid": told.settings.grid}
+        rest = refiner._told(prompt, self.size(size), settings | same)._replace(noise=told.noise)
+        refiner._check_channels("refine", rest)
+
+        def steps() -> Iterator[Step]:
+            yield from run
+            if len(first) < len(grid):
+                yield from refiner._run(rest, run.latents(), grid[len(first) - 1 :])
+
+        return Run(steps(), grid, refiner.decode)
 
     def denoise(self, x: Tensor, prompt: Prompt, strength: float = 1.0, **settings) -> Run:
-        """Latents (b, c, h/f, w/f) led on to t = 1, in the last strength · steps of the steps.
+        """Latents (b, c, h/f, w/f) led on to the end, in the last strength · steps of the steps.
 
         x is noise, an inverted picture, or where another model's run was stopped (SDXL's base, for
-        its refiner), at the time where these steps begin.
+        its refiner), at the time where these steps begin. A sampler that draws noise draws it from
+        the seed's beginning, as x_T was: give another seed, or let `txt2img` take the refiner.
         """
         if x.ndim != 4 or x.shape[1] != self.config.out_channels:
             want = f"(b, {self.config.out_channels}, h, w)"
@@ -106,7 +136,7 @@ class Pipeline(Networks):
         size = self.size([side * self.first_stage.factor for side in x.shape[2:]])
         told = self._told(prompt, size, settings)
         self._check_channels("denoise", told)
-        return self._run(told, x, last_times(times(self.config, told.settings.steps), strength))
+        return self._run(told, x, last_times(self._times(told), strength))
 
     def img2img(self, picture: Tensor, prompt: Prompt, strength: float = 0.75, **settings) -> Run:
         """A picture repainted: noised, and denoised in the last strength · steps of the steps."""
@@ -141,13 +171,13 @@ class Pipeline(Networks):
         picture = as_picture(picture)
         size = self._size_of(picture)
         told, f = self._told(prompt, size, settings), self.first_stage.factor
-        grid = last_times(times(self.config, told.settings.steps), strength)
+        grid = last_times(self._times(told), strength)
         mask = paint_mask(as_mask(mask), size).to(picture)
         sees = self.config.in_channels > self.config.out_channels
         # diffusers draws in this order: the picture's posterior, x_T, the rest's posterior
         z = None if sees and strength == 1 else self._encoded(picture, told)
         noise = told.noise(self._empty(told, size))
-        x = noise if strength == 1 else q_sample(z, noise, self.ab[grid[0]])
+        x = noise if strength == 1 else q_sample(z, noise, ab_at(self.ab, grid[0], z))
         small = shrink(mask, f)
         if not sees or not small.flatten(1).any(1).all():
             small = F.max_pool2d(mask, f)
@@ -174,7 +204,7 @@ class Pipeline(Networks):
         told = told.beside(small, torch.full((told.count,), level, device=self.device))
         self._check_channels("upscale", told)
         x = told.noise(self._empty(told, size, factor=1))
-        return self._run(told, x, times(self.config, told.settings.steps))
+        return self._run(told, x, self._times(told))
 
     def invert(
         self,
@@ -195,7 +225,7 @@ class Pipeline(Networks):
         picture = as_picture(picture)
         told = self._told(prompt, self._size_of(picture), settings | {"scale": scale})
         self._check_channels("invert", told)
-        grid = last_times(times(self.config, told.settings.steps), strength)
+        grid = last_times(self._times(told), strength)
         x = self.to_latent(picture, count=told.count)
 
         def steps() -> Iterator[Step]:
@@ -219,30 +249,43 @@ class Pipeline(Networks):
             return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
-        model = cfg(paper_time(network), cond, uncond, told.scale, told.settings.rescale)
+        s, scale = told.settings, told.scale
+        if uncond and (s.guide_from, s.guide_until) != (T, 0):
+            scale = interval(scale, s.guide_from, s.guide_until)
+        model = cfg(paper_time(network), cond, uncond, scale, s.rescale)
         adapter = {"v": from_v, "x0": from_x0}.get(self.config.prediction)
         return adapter(model, self.ab) if adapter else model
 
     def _run(self, told: Told, x: Tensor, grid: list[int], **options) -> Run:
         """The sampler over the grid, from x (b or 1, c, h, w)."""
         s, x = told.settings, repeated(x.to(self.like()), told.count)
-        options |= {"noise": told.noise} if s.sampler in ("ddim", "ddpm") else {}
-        options |= {} if s.sampler == "ddpm" else {"eta": s.eta}
+        sampler, options = SAMPLERS[s.sampler], options | s.options()
+        options |= {"noise": told.noise} if "noise" in sampler.takes() else {}
 
         def steps() -> Iterator[Step]:
             with self.part("unet") as unet:
                 model = self.eps_model(unet, told)
-                yield from SAMPLERS[s.sampler](model, x, grid, self.ab, **options)
+                yield from sampler.run(model, x, grid, self.ab, **options)
 
         return Run(steps(), grid, self.decode)
 
-    def _told(self, prompt: Prompt, size, settings: dict) -> Told:
-        """The prompt and its opposite encoded, for n pictures of each."""
-        s, prompted = Settings(**settings), self.config.context_dim is not None
-        s = replace(s, sampler=s.sampler or usual_sampler(self.config))
+    def settled(self, settings: Settings) -> Settings:
+        """The settings, with what they leave to the model: scale, sampler and grid."""
+        s, prompted = settings, self.config.context_dim is not None
         scale = s.scale if s.scale is not None else self.usual.scale if prompted else 1.0
         if scale != 1 and not prompted:
             raise ValueError(f"{self.family} has no prompt to be guided by: scale must be 1")
+        sampler = s.sampler or usual_sampler(self.config, self.family)
+        grid = s.grid or usual_grid(self.config, self.family)
+        return replace(s, scale=scale, sampler=sampler, grid=grid)
+
+    def _times(self, told: Told) -> list[int] | list[float]:
+        return times(self.config, told.settings.steps, self.family, told.settings.grid)
+
+    def _told(self, prompt: Prompt, size, settings: dict) -> Told:
+        """The prompt and its opposite encoded, for n pictures of each."""
+        s = self.settled(Settings(**settings))
+        scale = s.scale
         cond = self.encode(prompt, size, s.frame)
         count = s.n * max((len(part) for part in cond if part is not None), default=1)
         uncond = None if scale == 1 else self.encode(s.negative, size, s.frame, negative=True)
@@ -265,9 +308,9 @@ class Pipeline(Networks):
         return self.to_latent(picture, noise, told.count)
 
     def _repaint(self, told: Told, picture: Tensor, strength: float) -> Run:
-        grid = last_times(times(self.config, told.settings.steps), strength)
+        grid = last_times(self._times(told), strength)
         z = self._encoded(picture, told)
-        return self._run(told, q_sample(z, told.noise(z), self.ab[grid[0]]), grid)
+        return self._run(told, q_sample(z, told.noise(z), ab_at(self.ab, grid[0], z)), grid)
 
     def _size_of(self, picture: Tensor, factor: int | None = None) -> tuple[int, int]:
         """(h, w) of a picture, once it is one that the networks take."""
@@ -276,6 +319,18 @@ class Pipeline(Networks):
         if not (picture.abs() <= 1.001).all():
             raise ValueError("a picture's numbers must be from -1 to 1")
         return self.size(tuple(picture.shape[2:]), factor)
+
+    def _check_refiner(self, refiner: "Pipeline") -> None:
+        """ValueError where another model's latents, or their noise, are not this one's."""
+        mine, theirs = (
+            (pipe.config.out_channels, pipe.first_stage.factor, pipe.first_stage.scale_factor)
+            for pipe in (self, refiner)
+        )
+        if mine != theirs or (self.ab - refiner.ab).abs().max() > 1e-6:
+            raise ValueError(
+                f"{refiner.family} cannot refine what {self.family} begins: its latents, or its "
+                "noise schedule, are different; SDXL's refiner goes with SDXL's base"
+            )
 
     def _check_channels(self, way: str, told: Told) -> None:
         """ValueError where the U-Net wants other channels beside x_t than it is given."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..models.configs import T, UNetConfig
-from ..samplers import ddim, ddpm, plms, pndm, s_pndm
 from ..schedules import (
     alpha_bar,
     cosine_betas,
@@ -23,17 +22,21 @@ from ..schedules import (
     zero_terminal_snr,
 )
 from .conditioning import Conditioning, Frame
+from .menu import GRIDS, SAMPLERS, find_grid, find_sampler, having
 
-SAMPLERS = {"plms": plms, "ddim": ddim, "s_pndm": s_pndm, "pndm": pndm, "ddpm": ddpm}
+OPTIONS = ("eta", "order", "churn", "s_min", "s_max", "s_noise", "published")  # of samplers
 Prompt = str | Sequence[str] | Conditioning
 
 
 class Usual(NamedTuple):
-    """What a family was trained for: a side in pixels, a guidance scale, the ends of its betas."""
+    """What a family was trained for, a side in pixels, a guidance scale and the ends of its betas;
+    and how its official code samples unless it is told otherwise."""
 
     size: int = 512
     scale: float = 7.5
     betas: tuple[float, float] = (0.00085, 0.012)
+    sampler: str = "ddim"
+    grid: str = "ldm"
 
 
 BETAS = {
@@ -43,15 +46,16 @@ BETAS = {
 }
 VQ_BETAS = (0.0015, 0.0195)
 USUAL = {
-    "tiny": Usual(64, 2.0),
+    "tiny": Usual(64, 2.0, grid="trailing"),
+    "sd1": Usual(sampler="plms"),  # as the README calls its script, which has DDIM without --plms
     "sd2": Usual(scale=9.0),  # its 768-v: 768 pixels
     "sd2-inpaint": Usual(scale=9.0),
     "sd2-depth": Usual(scale=9.0),
     "unclip-h": Usual(768, 10.0),
     "unclip-l": Usual(768, 10.0),
     "upscaler": Usual(128, 9.0, (1e-4, 0.02)),
-    "sdxl": Usual(1024, 5.0),
-    "sdxl-refiner": Usual(1024, 5.0),
+    "sdxl": Usual(1024, 5.0, sampler="euler", grid="sgm"),  # its demo; its API: DPM++ 2M
+    "sdxl-refiner": Usual(1024, 5.0, sampler="euler", grid="sgm"),
     "ldm-txt2img": Usual(256, 5.0),
     "ldm-text2img256": Usual(256, 5.0, VQ_BETAS),
     "ldm-cin256": Usual(256, 3.0, VQ_BETAS),
@@ -66,24 +70,56 @@ def schedule(config: UNetConfig, family: str = "") -> Tensor:
     return alpha_bar(zero_terminal_snr(betas) if config.zero_terminal_snr else betas)
 
 
-def times(config: UNetConfig, steps: int) -> list[int]:
-    """The official grid, whose last step leads to t = 1 (60 steps are 63 there, and so here); for a
-    model with zero terminal SNR the grid that begins at T and ends at 0. A config may tell another.
+def official_times(
+    config: UNetConfig, steps: int, family: str = "", grid: str | None = None
+) -> list[int] | list[float]:
+    """The times of a grid of GRIDS, or of usual_grid's, or, where the config of a diffusers folder
+    tells one, of that. The LDM grid may take more steps than it is told: 60 are 63."""
+    grid = grid or usual_grid(config, family)
+    if grid is None:
+        spacing, offset, end = config.grid
+        if spacing == "leading":
+            found = leading_times(T, steps, offset, end)
+        else:
+            found = (trailing_times if spacing == "trailing" else linspace_times)(T, steps)
+            found = [*(t for t in found if t > end), end]
+    else:
+        table = {"table": "sdxl" if family.startswith("sdxl") else "sd1"} if grid == "ays" else {}
+        found = GRIDS[grid].times(schedule(config, family), steps, **table)
+    return found
+
+
+def times(
+    config: UNetConfig, steps: int, family: str = "", grid: str | None = None
+) -> list[int] | list[float]:
+    """The times to visit: the official ones, where they begin in noise.
+
+    The official grid of 1 step begins at t = 2, of 2 at t = 502, where more than a tenth of x's
+    variance is the picture's (ᾱ > 0.1). Noise has none: such a grid begins at T here, evenly.
     """
-    if config.grid is None:
-        return (trailing_times if config.zero_terminal_snr else ldm_uniform_times)(T, steps)
-    spacing, offset, end = config.grid
-    if spacing == "leading":
-        return leading_times(T, steps, offset, end)
-    grid = (trailing_times if spacing == "trailing" else linspace_times)(T, steps)
-    return [*(t for t in grid if t > end), end]
+    found = official_times(config, steps, family, grid)
+    if schedule(config, family)[math.ceil(found[0])] > 0.1:
+        return [*(t for t in trailing_times(T, steps) if t > found[-1]), found[-1]]
+    return found
 
 
-def usual_sampler(config: UNetConfig) -> str:
-    """PLMS, which Stable Diffusion came with; DDIM for a model with zero terminal SNR. Near T an
+def usual_sampler(config: UNetConfig, family: str = "") -> str:
+    """The official code's, of SAMPLERS; DDIM for a model with zero terminal SNR. Near T an
     error in such a model's ε is a much larger one in its x0, and PLMS extrapolates ε there: in few
     steps, or at high guidance, the tiny model obeys DDIM and not PLMS (weights/README.md)."""
-    return "ddim" if config.zero_terminal_snr else "plms"
+    if config.solver is not None:  # a diffusers folder's
+        return find_sampler(config.solver[0])[0]
+    return "ddim" if config.zero_terminal_snr else USUAL.get(family, Usual()).sampler
+
+
+def usual_grid(config: UNetConfig, family: str = "") -> str | None:
+    """The official code's, of GRIDS; for a model with zero terminal SNR the one that begins at T
+    and ends at 0. None where the config tells it."""
+    if config.solver is not None and config.solver[1]:
+        return config.solver[1]
+    if config.grid is not None:
+        return None
+    return "trailing" if config.zero_terminal_snr else USUAL.get(family, Usual()).grid
 
 
 def last_times(grid: list[int], strength: float) -> list[int]:
@@ -98,6 +134,19 @@ def last_times(grid: list[int], strength: float) -> list[int]:
     if count == 0:
         raise ValueError(f"strength={strength} of {len(grid) - 1} steps leaves none to take")
     return grid[-count - 1 :]
+
+
+def first_times(grid: list[int], share: float) -> list[int]:
+    """The beginning of a grid, that share of its steps: `last_times(grid, 1 - share)` is the rest.
+
+    Official: `Txt2NoisyDiscretizationWrapper`, whose strength is 1 - share
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share}")
+    rest = int((len(grid) - 1) * (1 - share) + 1e-9)
+    if rest == len(grid) - 1:
+        raise ValueError(f"share={share} of {rest} steps leaves none to take")
+    return grid[: len(grid) - rest]
 
 
 def whole(name: str, value) -> int:
@@ -129,10 +178,19 @@ class Settings:
 
     negative: Prompt = ""
     scale: float | None = None  # s of ε_u + s (ε_c - ε_u); 1: no guidance, None: the family's usual
+    guide_from: float = float(T)  # guidance acts at times from this one ...
+    guide_until: float = 0.0  # ... down to this one
     rescale: float = 0.0  # Zero-SNR §3.4's φ
     steps: int = 50
-    sampler: str | None = None  # of SAMPLERS; None: usual_sampler's
-    eta: float = 0.0  # of ddim
+    sampler: str | None = None  # of SAMPLERS, by any name; None: usual_sampler's
+    grid: str | None = None  # of GRIDS, by any name; None: the sampler's name's, or usual_grid's
+    eta: float | None = None  # this and the following are the sampler's own; None: as it has it
+    order: int | None = None
+    churn: float | None = None  # EDM's S_churn
+    s_min: float | None = None
+    s_max: float | None = None
+    s_noise: float | None = None
+    published: bool | None = None  # the published code's weights, or the exact ones
     seed: int = 0  # of the first picture; seed + 1 of the next
     n: int = 1  # pictures of each prompt
     sample: bool = True  # a sample of a given picture's posterior, or its mean
@@ -141,10 +199,14 @@ class Settings:
     def __post_init__(self):
         for name in ("steps", "seed", "n"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        self._find()
         if self.scale is not None and not 0 <= self.scale < math.inf:
             raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
+        if not 0 <= self.guide_until < self.guide_from:
+            raise ValueError(
+                "guidance goes from a time down to a time of at least 0, got "
+                f"guide_from={self.guide_from}, guide_until={self.guide_until}"
+            )
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be from 0 to 1, got {self.rescale}")
         if self.n < 1:
@@ -154,6 +216,30 @@ class Settings:
             raise ValueError(
                 f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}{last}"
             )
-        if not 0 <= self.eta <= 1 or self.eta and self.sampler != "ddim":
-            raise ValueError(f"eta must be from 0 to 1, and 0 unless sampler is ddim: {self.eta}")
         ldm_uniform_times(T, self.steps)  # says what is wrong with the steps
+
+    def _find(self) -> None:
+        """The sampler and the grid under their names here; ValueError for what is none."""
+        grid = None if self.grid is None else find_grid(self.grid)
+        if self.sampler is not None:
+            sampler, named = find_sampler(self.sampler)
+            if grid and named and grid != named:
+                raise ValueError(
+                    f"sampler {self.sampler!r} names the grid {named}, and grid is {grid}: "
+                    "name one of them"
+                )
+            grid = grid or named
+            object.__setattr__(self, "sampler", sampler)
+            for name in OPTIONS:
+                told = getattr(self, name) is not None and (name != "eta" or self.eta != 0)
+                if told and name not in SAMPLERS[sampler].takes():
+                    raise ValueError(f"{sampler} takes no {name}; those that do are {having(name)}")
+        object.__setattr__(self, "grid", grid)
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be from 0 to 1, got {self.eta}")
+
+    def options(self) -> dict[str, float]:
+        """What the sampler is given of its own: its name's, and over that what is set here."""
+        row = SAMPLERS[self.sampler]
+        told = {name: getattr(self, name) for name in OPTIONS if name in row.takes()}
+        return row.own | {name: value for name, value in told.items() if value is not None}

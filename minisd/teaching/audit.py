@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..samplers import last
+from ..schedules import between
 from ..toy import GaussianMixture, IdealDenoiser
 
 MIXTURE = GaussianMixture(torch.tensor([[-1.0], [0.8]]).double(), [0.5, 0.4], [0.4, 0.6])
@@ -28,14 +29,6 @@ POINTS, C = 9, 0.7
 X_T = torch.cat([torch.linspace(-2, 2, POINTS), torch.ones(3)]).double()
 ROUNDING, NOISE = 1e-10, 1e-4  # what float64 leaves; what float32 may leave
 ZERO = 1e-3  # √(1-ᾱ) below this is the end, 0
-
-
-def alpha_bar_at(ab: Tensor, t: float) -> float:
-    """ᾱ at a real t: between whole times log σ is linear, σ = √((1-ᾱ)/ᾱ), as k-diffusion has it."""
-    if t == int(t):
-        return ab[int(t)].item()
-    low, high = (1 / ab[int(t) : int(t) + 2] - 1).log().tolist()  # log σ²
-    return 1 / (1 + math.exp(low + (t - int(t)) * (high - low)))
 
 
 def mixture_cdf(x: Tensor, ab_t: float) -> Tensor:
@@ -72,14 +65,14 @@ class Run:
     def _model(self, x: Tensor, t: float) -> Tensor:
         wide = x.detach().double().clone()
         self.calls.append((wide, float(t)))
-        ab_t = torch.tensor([alpha_bar_at(self.ab, max(float(t), 1.0))], dtype=torch.float64)
+        ab_t = torch.tensor([between(self.ab, max(float(t), 1.0))], dtype=torch.float64)
         mixture = IdealDenoiser(MIXTURE, ab_t)(wide[:POINTS, None], 0)[:, 0]
         point = (wide[-1:] - ab_t.sqrt() * C) / (1 - ab_t).sqrt()
         return torch.cat([mixture, wide.new_tensor([0.0, 1.0]), point]).to(x.dtype)
 
     def end(self) -> tuple[float, float]:
         """√ᾱ and √(1-ᾱ) of the result, as the two constant ε tell them."""
-        x, ab_t = self.calls[0][0], alpha_bar_at(self.ab, self.calls[0][1])
+        x, ab_t = self.calls[0][0], between(self.ab, float(self.calls[0][1]))
         x0 = (
             x[POINTS : POINTS + 2] - math.sqrt(1 - ab_t) * self.x.new_tensor([0.0, 1.0])
         ) / math.sqrt(ab_t)
@@ -89,7 +82,7 @@ class Run:
     def missed(self) -> float:
         """How far the result is from √ᾱ_e x0 + √(1-ᾱ_e) ε where ε, or x0, is constant."""
         (x, t), (a, b) = self.calls[0], self.end()
-        ab_t = alpha_bar_at(self.ab, t)
+        ab_t = between(self.ab, float(t))
         eps = (x[-1] - math.sqrt(ab_t) * C) / math.sqrt(1 - ab_t)
         return max(abs(a * a + b * b - 1), abs(self.x[-1] - a * C - b * eps).item())
 
@@ -109,10 +102,10 @@ class Run:
 
     def _between(self, i: int, j: int) -> float:
         x, t = self.calls[j]
-        return self._off(self.calls[i], x, alpha_bar_at(self.ab, t))
+        return self._off(self.calls[i], x, between(self.ab, float(t)))
 
     def _off(self, call: tuple, x: Tensor, ab_s: float) -> float:
-        exact = carry(call[0][:POINTS], alpha_bar_at(self.ab, call[1]), ab_s)
+        exact = carry(call[0][:POINTS], between(self.ab, float(call[1])), ab_s)
         return (x[:POINTS] - exact).abs().max().item()
 
     def strange(self) -> Iterator[str]:

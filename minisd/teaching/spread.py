@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .audit import alpha_bar_at
+from ..schedules import between
 
 STD = 0.5
 
@@ -28,7 +28,7 @@ def spread(solve: Callable, ab: Tensor, n: int) -> float:
     draws, last = [0], []
 
     def model(x, t):
-        ab_t = alpha_bar_at(ab, float(t))
+        ab_t = between(ab, float(t))
         var = ab_t * STD**2 + 1 - ab_t
         last[:] = x.double(), var
         return math.sqrt(1 - ab_t) / var * x

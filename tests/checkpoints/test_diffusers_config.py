@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import pathlib
+from typing import get_args
 
 import diffusers
 import pytest
@@ -12,12 +13,18 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 from pipeline_pairs import ENDS, MERGES, SD_BETAS, vocabulary
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minisd.checkpoints.diffusers_config import SOLVERS, TABLES, as_said, process
+from minisd.checkpoints.diffusers_config import (
+    SOLVERS,
+    TABLES,
+    as_said,
+    process,
+)
 from minisd.checkpoints.families import FAMILIES
 from minisd.checkpoints.loading import load
 from minisd.checkpoints.tensorfile import CheckpointError
-from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
+from minisd.models.configs import AutoencoderConfig, Solver, TextConfig, UNetConfig
 from minisd.pipeline import Pipeline
+from minisd.pipeline.menu import find_grid, find_sampler
 from minisd.pipeline.settings import times
 from minisd.text.tokenizer import Tokenizer
 
@@ -139,6 +146,38 @@ def test_a_folder_that_says_pndm_is_sampled_with_plms(tmp_path):
     assert pipe.config.grid is None
     ours = pipe.txt2img("a red circle", 32, steps=5, scale=2.0, seed=3).pictures()
     assert (ours - their_picture(tmp_path, parts, tokenizer, "a red circle")).abs().max() <= 1e-4
+
+
+SOLVED = [("EulerDiscrete", {}), ("EulerAncestralDiscrete", {}), ("HeunDiscrete", {})]
+SOLVED += [("KDPM2Discrete", {}), ("KDPM2AncestralDiscrete", {}), ("DDPM", {})]
+SOLVED += [("DDPM", {"timestep_spacing": "linspace"})]
+SOLVED += [(name, {"timestep_spacing": "trailing"}) for name in ("DPMSolverMultistep", "DDPM")]
+SOLVED += [("UniPCMultistep", {"timestep_spacing": "trailing"})]
+SOLVED += [(name, {"use_karras_sigmas": True}) for name in ("DPMSolverMultistep", "UniPCMultistep")]
+
+
+@pytest.mark.parametrize("name, says", SOLVED, ids=str)
+@torch.no_grad()
+def test_a_folders_solver_is_its_usual_one(name, says, tmp_path):
+    """From noise to the picture of diffusers' own, when nothing is said. On a Karras grid its
+    DPM-Solver and UniPC ask the network at rounded times, which is the rest."""
+    scheduler = getattr(diffusers, f"{name}Scheduler")(
+        **SD_BETAS, **{"timestep_spacing": "leading", "steps_offset": 1} | says
+    )
+    parts, tokenizer = folder(tmp_path, scheduler), Tokenizer(MERGES)
+    pipe = Pipeline(load(tmp_path, "sd1"), [tokenizer])
+    run = pipe.txt2img("a red circle", 32, steps=5, scale=2.0, seed=3)
+    theirs = their_picture(tmp_path, parts, tokenizer, "a red circle")
+    near = 2e-4 if "use_karras_sigmas" in says else 1e-4
+    assert (run.pictures() - theirs).abs().max() <= near and theirs.std() > 0.05
+
+
+def test_the_names_of_solvers_are_of_the_menu():
+    names, grids = map(get_args, get_args(Solver))
+    assert all(find_sampler(name)[1] is None for name in names)
+    assert all(find_grid(grid) == grid for grid in grids[1:])
+    others = {"DDIMInverse", "DDIMParallel", "DDPMParallel", "SASolver"}
+    assert {*SOLVERS} - others == {*names} - {"PLMS", "DPM++ 2M SDE", "dpm_2m"} | {"PNDM"}
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

@@ -25,9 +25,9 @@ from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
 from minisd.models.unet import UNet
 from minisd.pipeline import Pipeline
 from minisd.pipeline.conditioning import prompt_warnings, tokenizer_metadata
+from minisd.pipeline.menu import GRIDS, SAMPLERS
 from minisd.pipeline.networks import Networks
 from minisd.pipeline.pictures import open_picture, read_settings, save_png
-from minisd.pipeline.settings import SAMPLERS
 from minisd.samplers import Step
 from minisd.schedules import ldm_uniform_times
 from minisd.text.tokenizer import Tokenizer, train_merges
@@ -95,7 +95,13 @@ def quick(monkeypatch):
 # ---- advice -------------------------------------------------------------------------------
 
 VALUES = {"--checkpoint": TINY, "--out": "o.png", "--sampler": "ddim", "--size": 64}
-VALUES |= {"--dtype": "float32", "--negative": "red", "--eta": 0, "--rescale": 0}
+VALUES |= {
+    "--grid": "karras",
+    "--dtype": "float32",
+    "--negative": "red",
+    "--eta": 0,
+    "--rescale": 0,
+}
 
 
 @pytest.mark.parametrize("option", re.findall(r"(?<= )\w+(?![\w: ]*:)", THEIRS) + ["setps", "sead"])
@@ -118,7 +124,26 @@ def test_what_other_programs_name_stands_alone_here(capsys, quick):
 ADVICE = [  # what fails, what it is told, and what follows from that to the letter
     (["a", "red", "ring"], "prompt of several words goes in quotes", ["a red ring"]),
     (["infos", TINY], "info, perhaps", ["info", TINY]),
-    ([PROMPT, "--sampler", "euler"], "one of plms, ddim", [PROMPT, "--sampler", "ddim"]),
+    ([PROMPT, "--sampler", "eulr"], "nearest are euler, euler_a", [PROMPT, "--sampler", "euler_a"]),
+    ([PROMPT, "--sampler", "?"], "there are ddim, plms", [PROMPT, "--sampler", "plms"]),
+    ([PROMPT, "--grid", "kras"], "nearest are karras", [PROMPT, "--grid", "karras", "--steps", 2]),
+    (
+        [PROMPT, "--sampler", "Euler Karras", "--grid", "sgm"],
+        "name one of them",
+        [PROMPT, "--sampler", "Euler", "--grid", "sgm"],
+    ),
+    ([PROMPT, "--grid", "karras", "--steps", 1], "at least 2 steps", [PROMPT, "--steps", 2]),
+    ([PROMPT, "--share", 0.5], "needs --refiner", [PROMPT, "--share", 0.5, "--refiner", TINY]),
+    (
+        [PROMPT, "--refiner", TINY, "--share", 1.5],
+        "between 0 and 1",
+        [PROMPT, "--refiner", TINY, "--share", 0.5],
+    ),
+    (
+        [PROMPT, "--churn", 2, "--sampler", "lms"],
+        "those that do are euler, heun",
+        [PROMPT, "--churn", 2, "--sampler", "heun"],
+    ),
     ([PROMPT, "--size", 50], "multiples of 16", [PROMPT, "--size", 3 * 16]),
     ([PROMPT, "--size", "big"], "no size like 512", [PROMPT, "--size", 64]),
     ([PROMPT, "--size", "x"], "512x768, height first", [PROMPT, "--size", "64x32"]),
@@ -129,8 +154,8 @@ ADVICE = [  # what fails, what it is told, and what follows from that to the let
     ([PROMPT, "--zoom", 65], "from 1 to 64", [PROMPT, "--zoom", 64, "--size", 16]),
     (
         [PROMPT, "--eta", 0.5, "--sampler", "plms"],
-        "0 unless sampler is ddim",
-        [PROMPT, "--eta", 0.5],
+        "those that do are ddim",
+        [PROMPT, "--eta", 0.5, "--sampler", "ddim"],
     ),
     ([PROMPT, "--seed", 2**63], "from 0 to 2^63 - 1", [PROMPT, "--seed", 2**63 - 1]),
     ([PROMPT, "--out", "a.jpg"], "must end in .png", [PROMPT, "--out", "a.png"]),
@@ -226,6 +251,7 @@ def test_a_model_for_one_thing_says_which_and_the_command_is_there(way, beside, 
     [
         (["--scale", 0], "at scale 0 only the negative prompt is read"),
         (["--tile", 8], "the decoder learned 16 x 16 latents"),
+        (["--grid", "ldm"], "--steps 1 begins at t = 1000, where x is noise; the official grid"),
     ],
 )
 def test_what_voids_the_work_is_said(words, says, capsys, quick):
@@ -245,7 +271,9 @@ def test_a_mask_that_may_ask_for_too_much_is_told(capsys, quick):
 
 
 def test_another_number_of_steps_is_said_and_written(capsys, quick, monkeypatch):
-    monkeypatch.setattr("minisd.pipeline.pipeline.times", lambda _, n: ldm_uniform_times(1000, n))
+    monkeypatch.setattr(
+        "minisd.pipeline.pipeline.times", lambda _, n, *__: ldm_uniform_times(1000, n)
+    )
     for asked, strength, taken in ((334, 1, 500), (501, 0.1, 99), (50, 0.58, 29), (60, 0.5, 31)):
         assert run("img2img", "p.png", "a", "--steps", asked, "--strength", strength) == 0
         assert (f"--steps {asked} takes {taken} steps" in told(capsys)) == (asked != 50)
@@ -291,6 +319,9 @@ def test_how_much_slower_is_measured():
 LINES = [
     ["-- a prompt", *ONE, "--seed", 5, "--negative=--red", "--scale", 3.5, "--size", "64x48"],
     [PROMPT, "--steps", 4, "--sampler", "ddim", "--eta", 0.5, "--rescale", 0.25, "--tile", 8],
+    [PROMPT, "--steps", 4, "--sampler", "Heun Karras", "--churn", 2, "--guide-from", 800],
+    [PROMPT, "--steps", 3, "--sampler", "lms", "--order", 2, "--guide-until", 400, "--grid", "ays"],
+    [PROMPT, "--steps", 4, "--sampler", "DPM++ 2M SDE", "--eta", 0.7, "--refiner", TINY],
     ["img2img", "p.png", 'a "blue" ring, ☃\n', "--steps", 4, "--strength", 0.5],
     ["inpaint", "p.png", "m.png", PROMPT, "--steps", 3],
     ["trajectory", PROMPT, "--steps", 3, "--columns", 3, "--sampler", "plms", "--zoom", 2],
@@ -343,7 +374,9 @@ def rewritten(path, **changes):
         ({"prompt": None}, 1, "does not tell its prompt"),
         ({"size": None}, 1, "does not tell its size"),
         ({"seed": "abc"}, 2, "'abc' is not a whole number"),
-        ({"sampler": "euler"}, 1, "sampler must be one of"),
+        ({"sampler": "eulr"}, 1, "there is no sampler 'eulr'"),
+        ({"grid": "kras"}, 1, "there is no grid 'kras'"),
+        ({"churn": "9"}, 1, "ddim takes no churn"),
         ({"zoom": "9999"}, 1, "--zoom must be from 1 to 64"),
         ({"dtype": "int8"}, 2, "dtype"),
         ({"seed": "1 --out p.png"}, 2, "is not a whole number"),
@@ -570,6 +603,8 @@ def test_no_line_gives_a_traceback_or_touches_another_file(capsys, quick):
 def test_samplers_in_help_are_those_that_are_there():
     help_ = parsers()[1]["txt2img"]._option_string_actions["--sampler"].help
     assert help_.startswith(", ".join(SAMPLERS))
+    help_ = parsers()[1]["txt2img"]._option_string_actions["--grid"].help
+    assert ", ".join(GRIDS) in help_
 
 
 def test_targets_count_up_to_what_is_free():

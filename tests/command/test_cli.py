@@ -104,7 +104,7 @@ def test_info_tells_the_parts_without_loading(capsys):
         ([PROMPT, "--steps", "0"], "steps"),
         ([PROMPT, "--size", "500"], "multiples"),
         ([PROMPT, "--scale", "-1"], "scale"),
-        ([PROMPT, "--sampler", "euler"], "sampler"),
+        ([PROMPT, "--sampler", "rk4"], "sampler"),
         ([PROMPT, "--n", "0"], "--n"),
         ([PROMPT, "--zoom", "0"], "zoom"),
         ([PROMPT, "--device", "nowhere"], "nowhere"),

@@ -12,9 +12,11 @@ import diffusers
 import pytest
 import torch
 
-from minisd.samplers import ddim, plms
+from minisd import samplers
+from minisd.clocks import exponential_times
+from minisd.samplers import ddim, last, plms
 from minisd.schedules import alpha_bar, scaled_linear_betas, trailing_times
-from minisd.teaching.audit import C, alpha_bar_at, audit, carry, solver_of
+from minisd.teaching.audit import C, audit, carry, solver_of
 from minisd.teaching.spread import STD, spread
 from minisd.toy import GaussianMixture, IdealDenoiser
 
@@ -69,13 +71,6 @@ def said(solve, claims=None):
 
 
 # ---- what it compares with ----------------------------------------------------------------
-
-
-def test_alpha_bar_at_a_real_time_is_linear_in_log_sigma():
-    assert alpha_bar_at(AB, 1) == AB[1] and alpha_bar_at(AB, 1000) == AB[1000]
-    half = alpha_bar_at(AB, 500.5)
-    sigma = math.sqrt(1 / half - 1)
-    assert abs(sigma - (SIGMAS[499] * SIGMAS[500]).sqrt().item()) < 1e-12
 
 
 def test_the_exact_solution_is_that_of_a_fine_runge_kutta():
@@ -288,3 +283,29 @@ def test_the_reproductions_of_the_page_print_what_it_says(number, capsys):
 def test_the_page_has_every_finding():
     assert len(BLOCKS) == 12 and "minisd" not in "".join(code for code, _ in BLOCKS)
     assert all(len(code.splitlines()) <= 30 for code, _ in BLOCKS)
+
+
+# ---- minisd's own samplers that draw noise --------------------------------------------------
+
+WEAK = {  # sampler, its arguments, its weak order
+    "Euler a": ("ddim", {"eta": 1.0}, 1),
+    "DPM++ 2S a": ("dpmpp_2s", {"eta": 1.0}, 2),
+    "DPM2 a": ("dpm_solver_2", {"eta": 1.0}, 2),
+    "DPM++ SDE": ("dpmpp_sde", {}, 2),
+    "DPM++ 2M SDE": ("dpmpp_2m_sde", {}, 2),
+    "DPM++ 2M SDE, exact": ("dpmpp_2m_sde", {"published": False}, 2),
+    "DPM++ 3M SDE": ("dpmpp_3m_sde", {}, 2),
+}
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_weak_order_of_samplers_that_draw_noise(name):
+    """The error of the standard deviation falls by 2^order when the steps are doubled."""
+    sampler, own, order = WEAK[name]
+    sampler = getattr(samplers, sampler)
+
+    def solve(model, x, n, noise):
+        return last(sampler(model, x, exponential_times(AB, n), AB, noise=noise, **own)).x
+
+    coarse, fine = (spread(solve, AB, n) for n in (60, 120))
+    assert abs(math.log2(abs(coarse / fine)) - order) < 0.25
