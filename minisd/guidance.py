@@ -45,23 +45,24 @@ def paper_time(network: Callable) -> Callable:
     return model
 
 
-def nearest_time(model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
-    """A model of ε that is asked at whole times only, the nearest in σ: generative-models' way.
+def nearest_time(model: EpsModel, ab: Tensor) -> EpsModel:
+    """An eps_model that is evaluated at whole times only, the nearest in σ: generative-models' way.
 
     Its denoiser is given EDM's x with a σ that it rounds to the nearest σ_k that the network was
     trained with: D = x̄ - σ_k ε(c_in(σ_k) x̄, k). So x_t is scaled as if it were at k, and the x0
-    that comes out belongs to it. At whole times it changes nothing. ValueError where ᾱ_T = 0.
+    that comes out belongs to it. At whole times it changes nothing.
     Official: `DiscreteDenoiser`, `possibly_quantize_sigma`
     """
     sigmas = sigmas_of(ab, range(len(ab)))
-    if not sigmas.isfinite().all():
-        raise ValueError("alpha_bar[T] is 0, where sigma is infinite: no nearest time is defined")
 
-    def eps_model(x: Tensor, t: float) -> Prediction:
+    def eps_model(x: Tensor, t: float) -> Tensor | Prediction:
+        if t == math.floor(t):
+            return model(x, int(t))
         ab_t = ab_at(ab, t, x)
         k = 1 + int((sigmas[1:] - sigma_from_ab(ab_t)).abs().argmin())
         ab_k, scaled = at(ab, k, x), sqrt(at(ab, k, x) / ab_t)
-        x0 = pred_x0(scaled * x, same_shape("what model returns", model(scaled * x, k), x), ab_k)
+        eps, x0 = checked(model(scaled * x, k), x)
+        x0 = pred_x0(scaled * x, eps, ab_k) if x0 is None else x0
         return Prediction(eps_from_x0(x, x0, ab_t), x0)
 
     return eps_model

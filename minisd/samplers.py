@@ -27,6 +27,7 @@ from .equations import (
     polynomial_mean,
     posterior_mean,
     posterior_variance,
+    q_sample,
     runge_kutta_eps,
     sde_sigma,
     sigma,
@@ -85,13 +86,12 @@ def ddim(model, x, times, ab, eta: float = 0.0, noise: Noise = None) -> Steps:
 
 @sampler()
 def lcm(model, x, times, ab, noise: Callable) -> Steps:
-    """Consistency Models Algorithm 1, as LCM samples: take the predicted
-    x0, and noise it again (DDPM eq. 4) to the next time. For distilled networks.
+    """Consistency Models Algorithm 1, as LCM samples: noise the predicted x0 to the next time.
 
     The published code mixes in c_skip x, less than 1e-4 x at an LCM's times."""
     for t, s in pairwise(times):
         eps, x0 = model.predict(x, t)
-        x, _ = model.toward(x, x0, t, s, sqrt(1 - ab[s]), noise)
+        x = q_sample(x0, noise(x), ab[s]) if s > 0 else x0
         x = yield Step(s, x, x0, eps)
 
 

@@ -283,7 +283,7 @@ def check_times(times, T: int) -> list[float]:
     try:
         checked = [t.item() if isinstance(t, Tensor | np.generic) else t for t in times]
         checked = [int(t) if t == math.floor(t) else float(t) for t in checked]
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ValueError(f"times must be a list of numbers, got {times!r:.60}") from None
     if len(checked) < 2 or any(t <= s for t, s in pairwise(checked)):
         raise ValueError(

@@ -19,8 +19,8 @@ class GaussianMixture:
         k = len(means)
         self.means = means
         self.std = torch.as_tensor(std, dtype=means.dtype).expand(k)
-        weights = torch.ones(k, dtype=means.dtype) if weights is None else torch.as_tensor(weights)
-        self.weights = weights.to(means.dtype) / weights.sum()
+        weights = torch.as_tensor([1.0] * k if weights is None else weights, dtype=means.dtype)
+        self.weights = weights / weights.sum()
         self.labels = torch.arange(k) if labels is None else torch.as_tensor(labels)
         if weights.shape != (k,) or self.labels.shape != (k,) or (weights < 0).any():
             raise ValueError(f"weights and labels need one entry for each of the {k} means")

@@ -208,11 +208,24 @@ def test_nearest_time_is_generative_models():
         c_in = 1 / (sigma_k**2 + 1).sqrt()
         denoised = x_bar - sigma_k * network(c_in * x_bar, k)
         said = nearest_time(network, SD)(X, t)
+        if t == 500:
+            assert (said - network(X, t)).abs().max() < 1e-12
+            continue
         assert (said.x0 - denoised).abs().max() < 1e-10
         assert (said.eps - (x_bar - denoised) / sigma).abs().max() < 1e-9
     times = ldm_uniform_times(1000, 10)
     plain, nearest = (last(plms(f, X, times, SD)).x for f in (network, nearest_time(network, SD)))
     assert (nearest - plain).abs().max() < 1e-9
+
+
+def test_nearest_time_of_a_v_model():
+    """With ᾱ_T = 0 too: at T itself as it is, between whole times rounded by its own x0."""
+    v_model = from_v(lambda x, t: 0.2 * x, AB)
+    nearest = nearest_time(v_model, AB)
+    for ours, theirs in zip(nearest(X, 1000), v_model(X, 1000), strict=True):
+        assert (ours - theirs).abs().max() < 1e-12
+    scaled = (AB[500] / ab_at(AB, 500.3, X)) ** 0.5 * X
+    assert (nearest(X, 500.3).x0 - v_model(scaled, 500).x0).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -225,8 +238,7 @@ def test_nearest_time_is_generative_models():
         (lambda: norm_threshold(-1), "limit must be a number in"),
         (lambda: cfg(model, C, U, lambda t: None)(X, 5), "scale must be a number in"),
         (lambda: cfg(model, C, None, interval(5.0, 800, 300)), "needs uncond"),
-        (lambda: nearest_time(model, torch.tensor([1.0, 0.5, 0.0])), "no nearest time is defined"),
-        (lambda: nearest_time(lambda x, t: x[:1], SD)(X, 5), "what model returns must be"),
+        (lambda: nearest_time(lambda x, t: x[:1], SD)(X, 5.5), "what eps_model returns must be"),
     ],
 )
 def test_mistakes_with_them_get_a_sentence(call, message):

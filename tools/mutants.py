@@ -3,6 +3,7 @@
     python tools/mutants.py                 all slips, in order; exit status 1 if one survives
     python tools/mutants.py --sample 80     80 of them, drawn with --seed
     python tools/mutants.py --only sigma    those in functions of that name
+    python tools/mutants.py --planted       the slips of solvers, made by hand (planted.txt)
     python tools/mutants.py --list          only say what would be planted
 
 A slip is one small change of the syntax tree inside one function: a sign, * for /, a root or a
@@ -25,15 +26,18 @@ from collections import Counter
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TESTS = {
-    "schedules.py": ["test_schedules.py", "test_samplers.py"],
+    "schedules.py": ["test_schedules.py", "test_samplers.py", "test_solvers.py"],
+    "clocks.py": ["test_clocks.py", "test_solvers.py"],
     "equations/ddpm.py": ["test_equations.py", "test_samplers.py"],
     "equations/ddim.py": ["test_equations.py", "test_samplers.py"],
     "equations/pndm.py": ["test_equations.py", "test_samplers.py"],
     "equations/velocity.py": ["test_equations.py", "test_guidance.py"],
     "equations/guidance.py": ["test_equations.py", "test_guidance.py"],
-    "samplers.py": ["test_samplers.py"],
-    "steps.py": ["test_samplers.py"],
-    "prediction.py": ["test_samplers.py"],
+    "equations/edm.py": ["test_equations.py", "test_solvers.py"],
+    "equations/dpm_solver.py": ["test_equations.py", "test_solvers.py"],
+    "samplers.py": ["test_samplers.py", "test_solvers.py"],
+    "steps.py": ["test_samplers.py", "test_solvers.py"],
+    "prediction.py": ["test_samplers.py", "test_solvers.py"],
     "noise.py": ["test_samplers.py"],
     "guidance.py": ["test_guidance.py"],
     "losses.py": ["test_losses.py"],
@@ -148,7 +152,8 @@ def places(function: ast.FunctionDef):
 def slips(path: pathlib.Path):
     """(name, source with the slip) for every slip of a file."""
     tree = ast.parse(path.read_text())
-    for function in tree.body:
+    inside = [n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body]
+    for function in tree.body + inside:
         if not isinstance(function, ast.FunctionDef):
             continue
         names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
@@ -172,6 +177,27 @@ def slips(path: pathlib.Path):
                 else:
                     slot[index] = node
                 yield name, line, source
+
+
+def planted() -> list[tuple]:
+    """(file, name, line, source) for the slips of planted.txt: "= file", and below it
+    lines "old -> new", each text standing in the file once or, as "old -> new #2", at its
+    second place. ValueError for one that the file no longer has."""
+    found, file = [], ""
+    for entry in (ROOT / "tools" / "planted.txt").read_text().splitlines():
+        if entry.startswith("= "):
+            file = entry[2:]
+            source = (ROOT / "minisd" / file).read_text()
+        elif entry and not entry.startswith("#"):
+            change, _, place = entry.partition(" #")
+            old, new = change.split(" -> ")
+            parts, at = source.split(old), int(place or 1)
+            if len(parts) < 2 or not place and len(parts) != 2:
+                raise ValueError(f"minisd/{file} has {len(parts) - 1} times {old!r}")
+            slipped = old.join(parts[:at]) + new + old.join(parts[at:])
+            line = old.join(parts[:at]).count("\n") + 1
+            found.append((file, f"planted: {entry}", line, slipped))
+    return found
 
 
 def try_slip(file: str, source: str) -> None:
@@ -206,12 +232,16 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="this many, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="slips in the functions of these names")
+    parser.add_argument("--planted", action="store_true", help="those of planted.txt instead")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--limit", type=float, default=120, help="seconds for one slip")
+    parser.add_argument("--limit", type=float, default=120, help="seconds, then a slip is caught")
     arguments = parser.parse_args()
-    wanted = [(file, *slip) for file in TESTS for slip in slips(ROOT / "minisd" / file)]
-    wanted = [w for w in wanted if w[1] not in EQUIVALENT]
+    if arguments.planted:
+        wanted = planted()
+    else:
+        wanted = [(file, *slip) for file in TESTS for slip in slips(ROOT / "minisd" / file)]
+        wanted = [w for w in wanted if w[1] not in EQUIVALENT]
     if arguments.only:
         wanted = [w for w in wanted if w[1].split(":")[0] in arguments.only]
     if arguments.sample:
@@ -240,6 +270,7 @@ def main() -> int:
         for pid, (file, name, line, began) in list(running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended and time.time() - began > arguments.limit:
+                print(f"STOPPED after {arguments.limit:g} s: {file}:{line} {name}", flush=True)
                 os.kill(pid, 9)
                 ended, status = os.waitpid(pid, 0)
             if ended:

@@ -58,11 +58,11 @@ def edm_scaling(sigma: Tensor, sigma_data: float = 0.5) -> Scalings:
 
 
 def eps_scaling(sigma: Tensor) -> Scalings:
-    """EDM Table 1, "VP" and "VE": a network that predicts ε, as SD 1, 2 and XL do.
+    """EDM Table 1, "VP": a network that predicts ε, as SD 1, 2 and XL do.
 
         c_skip = 1   c_out = -σ   c_in = 1/√(σ²+1)   c_noise = σ
 
-    c_in x̄ is x_t, and D is eq. 15's x̂0. `DiscreteDenoiser` then makes c_noise the network's index.
+    c_in x̄ is x_t, and D is eq. 15's x̂0. `DiscreteDenoiser` makes of c_noise the network's index.
     Official: `EpsScaling`
     """
     return Scalings(1 + 0 * sigma, -sigma, 1 / sqrt(sigma**2 + 1), sigma)
