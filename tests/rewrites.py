@@ -850,7 +850,88 @@ def official_levels(picture):
     return np.floor(np.clip(127.5 * (A(picture) + 1), 0, 255))
 
 
-<<<<<<< HEAD
+# ---- 17 -----------------------------------------------------------------------------------
+
+
+def sigma_and_lambda(ab):
+    ratio = 1 / A(ab) - 1  # σ²
+    return np.stack([np.sqrt(ratio), np.log(ratio) / -2])
+
+
+def time_of_sigma(sigma, sigmas):
+    return np.interp(np.log(sigma), np.log(A(sigmas)), np.arange(1, len(sigmas) + 1))
+
+
+def denoised_from_eps(eps_model, x, t, ab):
+    x_t = ab[t].sqrt() * x
+    return _x0_of(A(x_t), A(eps_model(x_t, t)), ab[t].item())
+
+
+def target_variance(sigma, sigma_data, c_skip, c_out):
+    spreads = np.array([(1 - c_skip) * sigma_data, c_skip * sigma]) / c_out
+    return spreads @ spreads
+
+
+def v_numbers(sigma):
+    ab = 1 / (1 + A(sigma) ** 2)
+    return np.stack([ab, -np.sqrt(1 - ab), np.sqrt(ab), A(sigma)])
+
+
+def loss_weights(sigma, sigma_data):
+    snr = A(sigma) ** -2.0
+    return np.stack([snr**0, snr, snr + 1, snr + sigma_data**-2])
+
+
+def share_between(sigmas, low, high):
+    places = np.searchsorted(A(sigmas), [low, high])
+    z = (np.log([low, high]) + 1.2) / 1.2
+    normal = torch.special.ndtr(torch.tensor(z))
+    return np.diff(places) / len(sigmas), np.diff(normal)
+
+
+def euler_in_sigma(x, denoised, sigma_t, sigma_s):
+    return sigma_s / sigma_t * x + (1 - sigma_s / sigma_t) * denoised
+
+
+def ancestral_pair(sigma_t, sigma_s, eta):
+    fresh = np.minimum(1, eta**2 * (1 - (sigma_s / sigma_t) ** 2))
+    return sigma_s * np.sqrt([1 - fresh, fresh])
+
+
+def ancestral_step(x_t, eps, ab_t, ab_s, z):
+    noise = np.sqrt((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s))
+    x0 = _x0_of(A(x_t), A(eps), ab_t)
+    return np.sqrt(ab_s) * x0 + np.sqrt(1 - ab_s - noise**2) * A(eps) + noise * A(z)
+
+
+def sgm_grid(T, steps):
+    return [*((T - 1) * np.arange(steps, 0, -1) // steps + 1), 0]
+
+
+def discrete_call(eps_model, x, sigma, sigmas):
+    k = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - sigma))
+    ab = 1 / (1 + sigmas[k] ** 2)
+    return _x0_of(A(x * ab.sqrt()), A(eps_model(x * ab.sqrt(), k + 1)), ab.item())
+
+
+def karras_grid(steps, smallest, largest, rho):
+    ends = np.power([largest, smallest], 1 / rho)
+    return np.append(np.linspace(*ends, steps) ** rho, 0)
+
+
+def heun_step(denoiser, x, sigma_t, sigma_s):
+    slopes = [(x - denoiser(x, sigma_t)) / sigma_t]
+    if sigma_s > 0:
+        x_s = torch.add(x, slopes[0], alpha=sigma_s - sigma_t)
+        slopes.append((x_s - denoiser(x_s, sigma_s)) / sigma_s)
+    return A(x) + (sigma_s - sigma_t) * np.mean([A(slope) for slope in slopes], axis=0)
+
+
+def churned_x(x, sigma, churn, steps, s_noise, z):
+    grown = np.minimum(1 + churn / steps, math.sqrt(2)) ** 2 - 1  # σ̂²/σ² - 1
+    return A(x) + s_noise * sigma * np.sqrt(grown) * A(z)
+
+
 # ---- 18 -----------------------------------------------------------------------------------
 
 
@@ -957,85 +1038,3 @@ def lambda_multistep(eps_model, x, times, ab, order):
         mean = _lagrange_mean([(lams[j] - lams[i]) / h for j in past], [said[j] for j in past], h)
         x = _mix(mean, _eps_of(x, mean, ab[t]), ab[s])
     return x
-=======
-# ---- 17 -----------------------------------------------------------------------------------
-
-
-def sigma_and_lambda(ab):
-    ratio = 1 / A(ab) - 1  # σ²
-    return np.stack([np.sqrt(ratio), np.log(ratio) / -2])
-
-
-def time_of_sigma(sigma, sigmas):
-    return np.interp(np.log(sigma), np.log(A(sigmas)), np.arange(1, len(sigmas) + 1))
-
-
-def denoised_from_eps(eps_model, x, t, ab):
-    x_t = ab[t].sqrt() * x
-    return _x0_of(A(x_t), A(eps_model(x_t, t)), ab[t].item())
-
-
-def target_variance(sigma, sigma_data, c_skip, c_out):
-    spreads = np.array([(1 - c_skip) * sigma_data, c_skip * sigma]) / c_out
-    return spreads @ spreads
-
-
-def v_numbers(sigma):
-    ab = 1 / (1 + A(sigma) ** 2)
-    return np.stack([ab, -np.sqrt(1 - ab), np.sqrt(ab), A(sigma)])
-
-
-def loss_weights(sigma, sigma_data):
-    snr = A(sigma) ** -2.0
-    return np.stack([snr**0, snr, snr + 1, snr + sigma_data**-2])
-
-
-def share_between(sigmas, low, high):
-    places = np.searchsorted(A(sigmas), [low, high])
-    z = (np.log([low, high]) + 1.2) / 1.2
-    normal = torch.special.ndtr(torch.tensor(z))
-    return np.diff(places) / len(sigmas), np.diff(normal)
-
-
-def euler_in_sigma(x, denoised, sigma_t, sigma_s):
-    return sigma_s / sigma_t * x + (1 - sigma_s / sigma_t) * denoised
-
-
-def ancestral_pair(sigma_t, sigma_s, eta):
-    fresh = np.minimum(1, eta**2 * (1 - (sigma_s / sigma_t) ** 2))
-    return sigma_s * np.sqrt([1 - fresh, fresh])
-
-
-def ancestral_step(x_t, eps, ab_t, ab_s, z):
-    noise = np.sqrt((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s))
-    x0 = _x0_of(A(x_t), A(eps), ab_t)
-    return np.sqrt(ab_s) * x0 + np.sqrt(1 - ab_s - noise**2) * A(eps) + noise * A(z)
-
-
-def sgm_grid(T, steps):
-    return [*((T - 1) * np.arange(steps, 0, -1) // steps + 1), 0]
-
-
-def discrete_call(eps_model, x, sigma, sigmas):
-    k = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - sigma))
-    ab = 1 / (1 + sigmas[k] ** 2)
-    return _x0_of(A(x * ab.sqrt()), A(eps_model(x * ab.sqrt(), k + 1)), ab.item())
-
-
-def karras_grid(steps, smallest, largest, rho):
-    ends = np.power([largest, smallest], 1 / rho)
-    return np.append(np.linspace(*ends, steps) ** rho, 0)
-
-
-def heun_step(denoiser, x, sigma_t, sigma_s):
-    slopes = [(x - denoiser(x, sigma_t)) / sigma_t]
-    if sigma_s > 0:
-        x_s = torch.add(x, slopes[0], alpha=sigma_s - sigma_t)
-        slopes.append((x_s - denoiser(x_s, sigma_s)) / sigma_s)
-    return A(x) + (sigma_s - sigma_t) * np.mean([A(slope) for slope in slopes], axis=0)
-
-
-def churned_x(x, sigma, churn, steps, s_noise, z):
-    grown = np.minimum(1 + churn / steps, math.sqrt(2)) ** 2 - 1  # σ̂²/σ² - 1
-    return A(x) + s_noise * sigma * np.sqrt(grown) * A(z)
->>>>>>> main
