@@ -88,8 +88,8 @@ def judge_options(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", type=Path, nargs="?", default=TINY, help="the tiny model by default")
     add("--captions", type=count, default=500, help="of each group (%(default)s)")
     add("--scale", type=number, help="of guidance; 1: none. The model's by default")
-    add("--steps", type=count, default=30, help="(%(default)s)")
-    add("--sampler", default="plms", help="(%(default)s)")
+    add("--steps", type=count, default=20, help="(%(default)s)")
+    add("--sampler", help="by any name of docs/SAMPLERS.md; the model's by default")
 
 
 def judge(options: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def pipe():
     return Pipeline.load(TINY)
 
 
-@pytest.mark.parametrize("sampler, steps", [("plms", 30), ("ddim", 15)])
+@pytest.mark.parametrize("sampler, steps", [("plms", 30), ("ddim", 15), ("euler_a", 10)])
 def test_it_does_as_it_is_told(pipe, sampler, steps):
     """Here 0.95, 0.975, 0.825 by PLMS and 0.95, 0.95, 0.8 by DDIM."""
     for things, split, bar in ((1, "seen", 0.9), (1, "colors", 0.85), (2, "seen", 0.7)):
@@ -38,12 +38,12 @@ def test_it_does_as_it_is_told(pipe, sampler, steps):
         assert things == 1 or found["order"] >= 0.85, found
 
 
-def test_few_steps_are_ddims(pipe):
-    """Why `usual_sampler` is what it is."""
-    texts = fidelity.captions(1, "seen", 40, seed=1)
-    by = {name: fidelity.verdicts(pipe, texts, sampler=name, steps=10) for name in ("ddim", "plms")}
+def test_fresh_noise_helps_in_few_steps(pipe):
+    """Why `usual_sampler` is what it is: of two things."""
+    texts, names = fidelity.captions(2, "seen", 60, seed=1), ("euler_a", "ddim", "plms")
+    by = {name: fidelity.verdicts(pipe, texts, sampler=name, steps=10) for name in names}
     right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
-    assert right["ddim"] > 0.9 and right["ddim"] > right["plms"] + 0.1, right  # 0.975, 0.675
+    assert right["euler_a"] >= right["ddim"] + 0.05 and right["ddim"] > right["plms"] + 0.2, right
 
 
 def test_captions_are_of_their_group_and_the_same_again():
