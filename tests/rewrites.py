@@ -930,3 +930,111 @@ def heun_step(denoiser, x, sigma_t, sigma_s):
 def churned_x(x, sigma, churn, steps, s_noise, z):
     grown = np.minimum(1 + churn / steps, math.sqrt(2)) ** 2 - 1  # σ̂²/σ² - 1
     return A(x) + s_noise * sigma * np.sqrt(grown) * A(z)
+
+
+# ---- 18 -----------------------------------------------------------------------------------
+
+
+def _half_log_snr(ab):
+    return 0.5 * np.log(A(ab) / (1 - A(ab)))
+
+
+def _weighted(rate, u):
+    """Means over a step of each row of u (powers), by a fine midpoint rule made exact enough."""
+    nodes, weights = np.polynomial.legendre.leggauss(30)
+    at = (nodes + 1) / 2
+    weights = weights * np.exp(rate * at)
+    return np.array([(weights * at**k).sum() / weights.sum() for k in u])
+
+
+def _lagrange_mean(nodes, values, rate):
+    """The mean of the polynomial through the values, by Lagrange's form."""
+    at, weights = np.polynomial.legendre.leggauss(30)
+    at = (at + 1) / 2
+    weights = weights * np.exp(rate * at)
+    total = 0
+    for j, value in enumerate(values):
+        basis = np.ones_like(at)
+        for i, node in enumerate(nodes):
+            if i != j:
+                basis = basis * (at - node) / (nodes[j] - node)
+        total = total + (weights * basis).sum() / weights.sum() * value
+    return total
+
+
+def lambda_step(ab_t, ab_s):
+    both = _half_log_snr([ab_t, ab_s])
+    return [*both, np.diff(both)[0]]
+
+
+def eps_step(x_t, eps, ab_t, ab_s):
+    x0 = (x_t - (1 - ab_t) ** 0.5 * eps) / ab_t**0.5
+    return ab_s**0.5 * x0 + (1 - ab_s) ** 0.5 * eps
+
+
+def first_moment(rate):
+    return _weighted(rate, [1])[0]
+
+
+def weights_of_two(r, m_1):
+    return np.linalg.solve([[1, 1], [0, -r]], [1, m_1])
+
+
+def lms_weights(sigmas, sigma_next):
+    sigmas = A(sigmas)
+    nodes = (sigmas - sigmas[0]) / (sigma_next - sigmas[0])
+    return [_lagrange_mean(nodes, row, 0.0) for row in np.eye(len(nodes))]
+
+
+def two_s_step(eps_model, x, t, mid, s, ab):
+    x0 = (x - (1 - ab[t]) ** 0.5 * eps_model(x, t)) / ab[t] ** 0.5
+    eps = (x - ab[t] ** 0.5 * x0) / (1 - ab[t]) ** 0.5
+    x_mid = ab[mid] ** 0.5 * x0 + (1 - ab[mid]) ** 0.5 * eps
+    x0 = (x_mid - (1 - ab[mid]) ** 0.5 * eps_model(x_mid, mid)) / ab[mid] ** 0.5
+    return ab[s] ** 0.5 * x0 + ((1 - ab[s]) / (1 - ab[t])) ** 0.5 * (x - ab[t] ** 0.5 * x0)
+
+
+def dpmpp_2m_step(x_t, x0, x0_before, ab_before, ab_t, ab_s):
+    h_before, h = np.diff(_half_log_snr([ab_before, ab_t, ab_s]))
+    mean = x0 + h / (2 * h_before) * (x0 - x0_before)
+    return _mix(mean, _eps_of(x_t, mean, ab_t), ab_s)
+
+
+def third_order_mean(f0, f1, f2, r0, r1, h):
+    return _lagrange_mean([0, -r0, -r0 - r1], [f0, f1, f2], h)
+
+
+def parabola_miss(c, h):
+    return -c / 2 * _weighted(h, [2])[0]
+
+
+def unic_x(x_t, x_s, x0_before, x0, x0_new, ab_before, ab_t, ab_s):
+    h_before, h = np.diff(_half_log_snr([ab_before, ab_t, ab_s]))
+    mean = _lagrange_mean([-h_before / h, 0, 1], [x0_before, x0, x0_new], h)
+    return _mix(mean, _eps_of(x_t, mean, ab_t), ab_s)
+
+
+def order_from_three_runs(x_n, x_2n, x_4n):
+    first, second = (np.abs(A(a) - A(b)).max() for a, b in ((x_n, x_2n), (x_2n, x_4n)))
+    return np.log(first / second) / np.log(2)
+
+
+def sde_step(x_t, x0, z, ab_t, ab_s, eta):
+    kept = (ab_t * (1 - ab_s) / (ab_s * (1 - ab_t))) ** eta  # e^{-2ηh}
+    noise = np.sqrt(kept) * _eps_of(x_t, x0, ab_t) + np.sqrt(1 - kept) * z
+    return _mix(x0, noise, ab_s)
+
+
+def wasserstein_1d(a, b):
+    return np.abs(np.sort(A(a)) - np.sort(A(b))).sum() / len(a)
+
+
+def lambda_multistep(eps_model, x, times, ab, order):
+    lams, said = _half_log_snr([float(ab[t]) for t in times]), []
+    for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+        said.append(_x0_of(A(x), A(eps_model(x, t)), A(ab[t])))
+        h = lams[i + 1] - lams[i]
+        past = range(i, max(i - order, -1), -1)
+        mean = _lagrange_mean([(lams[j] - lams[i]) / h for j in past], [said[j] for j in past], h)
+        x = _mix(mean, _eps_of(x, mean, ab[t]), ab[s])
+    return x

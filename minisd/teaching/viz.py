@@ -6,6 +6,7 @@ the notebook, because pictures are not compared when notebooks run as tests.
 
 import dataclasses
 import inspect
+import math
 import os
 import sys
 import textwrap
@@ -173,6 +174,32 @@ def plot_orders(
     if own:
         plt.show()
     return orders
+
+
+def heat_map(
+    rows: dict[str, dict], form: str = "{:.2f}", title: str = "", xlabel: str = "", axis=None
+) -> None:
+    """Numbers as colours, name -> {column: number}: dark is low, bright is high, and the number is
+    written in its cell. A cell that is missing stays white. With `axis`, draws there.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    table = torch.tensor([[row.get(c, math.nan) for c in columns] for row in rows.values()])
+    own = axis is None
+    if own:
+        _, axis = plt.subplots(figsize=(2.2 + 0.75 * len(columns), 0.6 + 0.22 * len(rows)))
+    image = axis.imshow(table, cmap="cividis", aspect="auto")
+    for i, row in enumerate(table.tolist()):
+        for j, value in enumerate(row):
+            if not math.isnan(value):
+                ink = "black" if image.norm(value) > 0.55 else "white"
+                axis.text(j, i, form.format(value), ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(title=title, xlabel=xlabel)
+    axis.grid(False)
+    axis.tick_params(length=0)
+    if own:
+        plt.show()
 
 
 def system_map() -> None:
