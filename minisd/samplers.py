@@ -318,8 +318,8 @@ def dpmpp_2m(model, x, times, ab, published: bool = True) -> Steps:
 
 @sampler(finite=True)
 def dpmpp_3m(model, x, times, ab, published: bool = True) -> Steps:
-    """DPM-Solver++ Algorithm 2 with three times (3M): x0 over λ. As published its order is 2, for
-    want of a factor 2 (see `published_moments`); published=False: the exact weights, of order 3.
+    """DPM-Solver++ Algorithm 2, as its code has it for three times (3M): x0 over λ. Its order is 2,
+    for want of a factor 2 (`published_moments`); published=False: the exact weights, of order 3.
 
     Official: `DPMSolverMultistepScheduler(solver_order=3)`
     """

@@ -97,6 +97,7 @@ NOTES = {
     "plms": "diffusers: skip_prk_steps=True",
     "dpm2": "A1111 and ComfyUI leave out the last time but one",
     "dpm2_a": "A1111 and ComfyUI leave out the last time but one",
+    "deis": "ComfyUI: a polynomial over t unless deis_mode says rhoab",
     "dpmpp_2s": "a step of diffusers is one call, half a step",
     "unipc": "A1111 and ComfyUI: order 3, and bh1 unless the name says bh2",
 }
