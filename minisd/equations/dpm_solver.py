@@ -16,13 +16,13 @@ from .ddpm import sqrt
 
 
 def lambda_from_ab(ab: Tensor) -> Tensor:
-    """DPM-Solver §2.2: λ = ln(√ᾱ/√(1-ᾱ)) = -ln σ, half the log-SNR. ab in (0, 1), any shape."""
+    """DPM-Solver §3.1: λ = ln(√ᾱ/√(1-ᾱ)) = -ln σ, half the log-SNR. ab in (0, 1), any shape."""
     log = Tensor.log if isinstance(ab, Tensor) else math.log
     return (log(ab) - log(1 - ab)) / 2
 
 
 def ab_from_lambda(lam: Tensor) -> Tensor:
-    """DPM-Solver §2.2, turned round: ᾱ = 1/(1+e^{-2λ}). lam any shape -> the same shape."""
+    """DPM-Solver §3.1, turned round: ᾱ = 1/(1+e^{-2λ}). lam any shape -> the same shape."""
     exp = Tensor.exp if isinstance(lam, Tensor) else math.exp
     return 1 / (1 + exp(-2 * lam))
 
