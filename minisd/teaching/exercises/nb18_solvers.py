@@ -162,6 +162,13 @@ def _two_m(share=lambda r: 1 / (2 * r), move=x0_integral_step, sign=1):
     return step
 
 
+def _two_m_old_eps(x_t, x0, x0_before, ab_before, ab_t, ab_s):
+    r = (_lam(ab_t) - _lam(ab_before)) / (_lam(ab_s) - _lam(ab_t))
+    mean = x0 + (x0 - x0_before) / (2 * r)
+    eps = (x_t - sqrt(ab_t) * x0) / sqrt(1 - ab_t)
+    return sqrt(ab_s) * mean + sqrt(1 - ab_s) * eps
+
+
 def _two_m_over_ab(x_t, x0, x0_before, ab_before, ab_t, ab_s):
     r = (ab_t - ab_before) / (ab_s - ab_t)
     return x0_integral_step(x_t, x0 + (x0 - x0_before) / (2 * r), ab_t, ab_s)
@@ -384,15 +391,15 @@ EXERCISES = {
         _first_moment,
         _first_moment_cases,
         {
-            "that is the integral of u e^{ru}: divide it by the integral of e^{ru}": lambda r: (
+            "that is the integral of u e^{κu}: divide it by the integral of e^{κu}": lambda r: (
                 _first_moment(r) * math.expm1(r) / r
             ),
-            "a sign of r: your weight is e^{-ru}": lambda r: _first_moment(-r),
-            "½ is the mean without a weight": lambda r: 0.5,
+            "a sign of κ: your weight is e^{-κu}": lambda r: _first_moment(-r),
+            "½ is m_1 where all places count alike": lambda r: 0.5,
             "the place of the mean from the step's end: take 1 minus it": lambda r: (
                 math.expm1(r) / r - 1 - _first_moment(r)
             ),
-            "integrating by parts leaves -1/r as well": lambda r: 1 / (1 - math.exp(-r)),
+            "integrating by parts leaves -1/κ as well": lambda r: 1 / (1 - math.exp(-r)),
         },
         level="middle",
         goal="integrate by parts to the first moment of a step",
@@ -411,7 +418,7 @@ EXERCISES = {
                 1 + m * r,
                 -m * r,
             ),
-            "½ is m_1 where nothing is weighed: use the m_1 that is given": lambda r, m: (
+            "½ is m_1 where all places count alike: use the m_1 that is given": lambda r, m: (
                 1 + 0.5 / r,
                 -0.5 / r,
             ),
@@ -447,7 +454,7 @@ EXERCISES = {
             "the x0 of the middle leads alone: no mean with the first one": _two_s("mean"),
             "that is DDIM's step: the x0 of the middle is to lead": _two_s("first"),
             "with a new x0 goes a new ε, the one that makes x_t of it": _two_s("old eps"),
-            "the model is asked about the moved x, not about x_t": _two_s("unmoved"),
+            "the model is evaluated at the moved x, not at x_t": _two_s("unmoved"),
         },
         level="middle",
         goal="write the single-step solver DPM-Solver++ 2S",
@@ -461,6 +468,7 @@ EXERCISES = {
             "r is upside down: it is h_before over h": _two_m(lambda r: r / 2),
             "the half is missing: half way the line has risen by 1/(2r)": _two_m(lambda r: 1 / r),
             "a sign: go on beyond x0, away from the old one": _two_m(sign=-1),
+            "with a new x0 goes a new ε: the one that makes x_t of the mean": _two_m_old_eps,
             "the steps are measured in λ, not in ᾱ": _two_m_over_ab,
             "those are the exact weights: the published 2M has the midpoint's ½": _two_m_exact,
         },
@@ -473,7 +481,7 @@ EXERCISES = {
         {
             "that is the published formula: D2 is half of the second derivative that its "
             "coefficient m_2/2 expects": _third(factor=1.0),
-            "the slope at u = 0 is steeper than D1_0 by r0 times the second difference": (
+            "the slope at u = 0 is D1_0 plus r0 times the second divided difference": (
                 _third(slope=False)
             ),
             "the factor 2 once too often": _third(factor=4.0),
