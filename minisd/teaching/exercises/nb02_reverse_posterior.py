@@ -3,7 +3,7 @@
 import torch
 
 from ...equations import posterior, posterior_mean
-from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas
+from ...schedules import alpha_bar, scaled_linear_betas
 from ..checking import Exercise
 
 SD = alpha_bar(scaled_linear_betas())
@@ -29,17 +29,6 @@ def _fuse(m_1, v_1, m_2, v_2):
 
 def _fuse_swapped(m_1, v_1, m_2, v_2):
     return (m_1 * v_1 + m_2 * v_2) / (v_1 + v_2), _fuse(m_1, v_1, m_2, v_2)[1]
-
-
-def _schedules(generator):
-    yield (alpha_bar(linear_betas(4, 0.1, 0.4)),)
-    yield (SD,)
-    yield (alpha_bar(cosine_betas(60)),)
-
-
-def _variances(ab):
-    beta = 1 - ab[1:] / ab[:-1]
-    return (1 - ab[:-1]) / (1 - ab[1:]) * beta, beta
 
 
 def _pairs(generator):
@@ -101,24 +90,6 @@ EXERCISES = {
         },
         level="easy",
         goal="multiply two bells: precisions add",
-    ),
-    "both_variances": Exercise(
-        _variances,
-        _schedules,
-        {
-            "alpha_bar for alpha: 1-ᾱ_t is the noise of all steps, β_t of one": (
-                lambda ab: ((1 - ab[:-1]) / (1 - ab[1:]) * (1 - ab[1:]), 1 - ab[1:])
-            ),
-            "large first: return fixed_small, then fixed_large": lambda ab: _variances(ab)[::-1],
-            "s and t are swapped in the factor before β_t: it is at most 1": (
-                lambda ab: ((1 - ab[1:]) / (1 - ab[:-1]) * _variances(ab)[1], _variances(ab)[1])
-            ),
-            "these are standard deviations: a variance has no root": (
-                lambda ab: tuple(v.sqrt() for v in _variances(ab))
-            ),
-        },
-        level="easy",
-        goal="build fixed_small and fixed_large from alpha_bar alone",
     ),
     "x0_from_posterior_mean": Exercise(
         _x0_from_mean,
@@ -194,6 +165,9 @@ EXERCISES = {
             ),
             "a root is missing: the bells of q(x_t|x_0) stand at ±√ᾱ_t": (
                 _guess_of(lambda x, ab_t: torch.tanh(ab_t * x / (1 - ab_t)))
+            ),
+            "the log-odds of +1 are 2z; the mean of ±1 with log-odds 2z is tanh(z), not tanh(2z)": (
+                _guess_of(lambda x, ab_t: torch.tanh(2 * ab_t.sqrt() * x / (1 - ab_t)))
             ),
             "a factor 2: a probability of a and 1-a for ±1 makes the mean 2a-1": (
                 _guess_of(lambda x, ab_t: torch.sigmoid(2 * ab_t.sqrt() * x / (1 - ab_t)))
