@@ -75,21 +75,19 @@ EXERCISES = {
         _fuse,
         _fuse_cases,
         {
-            "the weights are swapped: the narrow bell, of small variance, must pull harder": (
-                _fuse_swapped
-            ),
-            "variances do not add here: two statements together are surer than either alone": (
+            "the weights are swapped: the narrow Gaussian has the larger weight": (_fuse_swapped),
+            "variances do not add here: the product is narrower than either factor": (
                 lambda m, v, n, w: (_fuse(m, v, n, w)[0], v + w)
             ),
             "precisions add, but you return the precision: a variance is one over it": (
                 lambda m, v, n, w: (_fuse(m, v, n, w)[0], 1 / v + 1 / w)
             ),
-            "the two centres are not equally sure: weigh each by its precision": (
+            "the two centres do not count alike: weigh each by its precision": (
                 lambda m, v, n, w: ((m + n) / 2, _fuse(m, v, n, w)[1])
             ),
         },
         level="easy",
-        goal="multiply two bells: precisions add",
+        goal="multiply two Gaussians: precisions add",
     ),
     "x0_from_posterior_mean": Exercise(
         _x0_from_mean,
@@ -163,7 +161,7 @@ EXERCISES = {
             "the average of the data, 0, forgets what x_t says about x_0": (
                 _guess_of(lambda x, ab_t: torch.zeros_like(x))
             ),
-            "a root is missing: the bells of q(x_t|x_0) stand at ±√ᾱ_t": (
+            "a root is missing: the Gaussians q(x_t|x_0) are centred at ±√ᾱ_t": (
                 _guess_of(lambda x, ab_t: torch.tanh(ab_t * x / (1 - ab_t)))
             ),
             "the log-odds of +1 are 2z; the mean of ±1 with log-odds 2z is tanh(z), not tanh(2z)": (

@@ -181,7 +181,7 @@ EXERCISES = {
             "that is how much of ε can be told; what is left over is the loss": lambda ab, s: (
                 (1 - ab) / (ab * s**2 + 1 - ab)
             ),
-            "1-ᾱ_t is the noise's variance in x_t; the loss is what x_t cannot tell, and needs std": (
+            "1-ᾱ_t is the noise's variance in x_t; the loss, what x_t cannot tell, needs std": (
                 lambda ab, s: 1 - ab
             ),
             "std is a standard deviation: the data's variance is std²": lambda ab, s: (
