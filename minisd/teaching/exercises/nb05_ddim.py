@@ -186,6 +186,9 @@ EXERCISES = {
             "σ_t is measured in x_s, where all the noise has the variance 1-ᾱ_s, not 1": _step_with(
                 lambda eps, z, a, sg, root: (1 - sg**2).sqrt() * eps + sg * z
             ),
+            "amounts of noise add up as squares, and σ_t² is a part of 1-ᾱ_s, not of 1": _step_with(
+                lambda eps, z, a, sg, root: (1 - sg) * eps + sg * z
+            ),
             "fresh noise replaces old noise; here it is added on top of all of it": _step_with(
                 lambda eps, z, a, sg, root: eps + sg * z / root
             ),
