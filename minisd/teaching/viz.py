@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -137,20 +138,30 @@ def denoising(frames: Sequence, headline: str = "", columns: int = 8, size: floa
 WALKS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")  # Okabe and Ito's
 
 
-def plot_paths(paths: Tensor, data: Tensor | None = None, title: str = "", axis=None) -> None:
-    """2-D denoising trajectories: paths (steps, n, 2), each in a colour of its own, faint where it
-    begins and full where it ends; a ring is the noise it begins with, a dot is its end.
+def plot_paths(
+    paths: Tensor,
+    data: Tensor | None = None,
+    title: str = "",
+    axis=None,
+    colors: Sequence[str] = (),
+) -> None:
+    """2-D denoising trajectories: paths (steps, n, 2), from noise (grey) to the end (dark dots).
 
-    data (m, 2), in grey, is where they should arrive. With `axis`, draws there.
+    data (m, 2), in light blue, is where they should arrive. With `colors` (WALKS, for example) each
+    path has its own, faint where it begins, at a ring, and full where it ends, at a dot; the data
+    are grey. With `axis`, draws there.
     """
     own = axis is None
     if own:
         _, axis = plt.subplots(figsize=(3.6, 3.6))
     if data is not None:
-        axis.plot(*data.T, ".", ms=3, color="#cccccc", zorder=0)
+        axis.plot(*data.T, ".", ms=3, color="#cccccc" if colors else "#9ecae1", zorder=0)
+    if not colors:
+        axis.plot(paths[..., 0], paths[..., 1], "-", lw=0.6, color="#888888", alpha=0.7)
+        axis.plot(*paths[0].T, ".", ms=3, color="#bbbbbb")
+        axis.plot(*paths[-1].T, ".", ms=5, color="#08306b")
     opacity = torch.linspace(0.15, 1, len(paths) - 1).tolist()
-    for k, path in enumerate(paths.transpose(0, 1)):  # (steps, 2)
-        color = WALKS[k % len(WALKS)]
+    for path, color in zip(paths.transpose(0, 1), cycle(colors), strict=False):  # (steps, 2)
         segments = torch.stack([path[:-1], path[1:]], 1).tolist()
         shades = [to_rgba(color, alpha) for alpha in opacity]
         axis.add_collection(LineCollection(segments, colors=shades, linewidths=1))
