@@ -3,7 +3,7 @@
 import torch
 
 from ...equations import posterior, posterior_mean
-from ...schedules import alpha_bar, scaled_linear_betas
+from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas
 from ..checking import Exercise
 
 SD = alpha_bar(scaled_linear_betas())
@@ -29,6 +29,17 @@ def _fuse(m_1, v_1, m_2, v_2):
 
 def _fuse_swapped(m_1, v_1, m_2, v_2):
     return (m_1 * v_1 + m_2 * v_2) / (v_1 + v_2), _fuse(m_1, v_1, m_2, v_2)[1]
+
+
+def _schedules(generator):
+    yield (alpha_bar(linear_betas(4, 0.1, 0.4)),)
+    yield (SD,)
+    yield (alpha_bar(cosine_betas(60)),)
+
+
+def _variances(ab):
+    beta = 1 - ab[1:] / ab[:-1]
+    return (1 - ab[:-1]) / (1 - ab[1:]) * beta, beta
 
 
 def _pairs(generator):
@@ -88,6 +99,26 @@ EXERCISES = {
         },
         level="easy",
         goal="multiply two Gaussians: precisions add",
+    ),
+    "both_variances": Exercise(
+        _variances,
+        _schedules,
+        {
+            "alpha_bar for alpha: 1-ᾱ_t is the noise of all steps, β_t of one": (
+                lambda ab: ((1 - ab[:-1]) / (1 - ab[1:]) * (1 - ab[1:]), 1 - ab[1:])
+            ),
+            "the order: return the posterior's β̃ first, then the forward step's β": lambda ab: (
+                _variances(ab)[::-1]
+            ),
+            "s and t are swapped in the factor before β_t: it is at most 1": (
+                lambda ab: ((1 - ab[1:]) / (1 - ab[:-1]) * _variances(ab)[1], _variances(ab)[1])
+            ),
+            "these are standard deviations: a variance has no root": (
+                lambda ab: tuple(v.sqrt() for v in _variances(ab))
+            ),
+        },
+        level="easy",
+        goal="build the two variances of a step from alpha_bar alone",
     ),
     "x0_from_posterior_mean": Exercise(
         _x0_from_mean,

@@ -10,13 +10,7 @@ from ...equations import (
     reverse_mean,
     sqrt,
 )
-from ...schedules import (
-    alpha_bar,
-    cosine_betas,
-    linear_betas,
-    scaled_linear_betas,
-    trailing_times,
-)
+from ...schedules import alpha_bar, linear_betas, scaled_linear_betas, trailing_times
 from ..checking import Exercise
 
 SD = alpha_bar(scaled_linear_betas())
@@ -25,17 +19,6 @@ PAIRS = [(500, 499), (1, 0), (2, 1), (982, 962), (20, 0)]  # t, s
 
 def _normal(generator, *shape):
     return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def _schedules(generator):
-    yield (alpha_bar(linear_betas(4, 0.1, 0.4)),)
-    yield (SD,)
-    yield (alpha_bar(cosine_betas(60)),)
-
-
-def _variances(ab):
-    beta = 1 - ab[1:] / ab[:-1]
-    return (1 - ab[:-1]) / (1 - ab[1:]) * beta, beta
 
 
 def _step_cases(generator):
@@ -121,24 +104,6 @@ def _grey(times, ab):
 
 
 EXERCISES = {
-    "both_variances": Exercise(
-        _variances,
-        _schedules,
-        {
-            "alpha_bar for alpha: 1-ᾱ_t is the noise of all steps, β_t of one": (
-                lambda ab: ((1 - ab[:-1]) / (1 - ab[1:]) * (1 - ab[1:]), 1 - ab[1:])
-            ),
-            "large first: return fixed_small, then fixed_large": lambda ab: _variances(ab)[::-1],
-            "s and t are swapped in the factor before β_t: it is at most 1": (
-                lambda ab: ((1 - ab[1:]) / (1 - ab[:-1]) * _variances(ab)[1], _variances(ab)[1])
-            ),
-            "these are standard deviations: a variance has no root": (
-                lambda ab: tuple(v.sqrt() for v in _variances(ab))
-            ),
-        },
-        level="easy",
-        goal="build fixed_small and fixed_large from alpha_bar alone",
-    ),
     "ddpm_step": Exercise(
         _step(),
         _step_cases,
