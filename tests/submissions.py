@@ -108,7 +108,7 @@ RIGHT = {
     "right-15": (notebook(solved("15_sd1_sd2_sdxl")), marks(book="15_sd1_sd2_sdxl")),
 }
 WRONG_BODIES = {  # name -> exercise, body, what it must get
-    "wrong-sum": (FUSE, "    return (m_1 + m_2) / 2, 1 / (1 / v_1 + 1 / v_2)", "equally sure"),
+    "wrong-sum": (FUSE, "    return (m_1 + m_2) / 2, 1 / (1 / v_1 + 1 / v_2)", "count alike"),
     "wrong-precision": (
         FUSE,
         "    p = 1 / v_1 + 1 / v_2\n    return (m_1 / v_1 + m_2 / v_2) / p, p",
@@ -117,7 +117,7 @@ WRONG_BODIES = {  # name -> exercise, body, what it must get
     "wrong-order": (
         BOTH,
         "    large = 1 - ab[1:] / ab[:-1]\n    return large, (1 - ab[:-1]) / (1 - ab[1:]) * large",
-        "large first",
+        "the order",
     ),
     "wrong-root": (
         BOTH,

@@ -11,10 +11,13 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import matplotlib
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
@@ -133,19 +136,38 @@ def denoising(frames: Sequence, headline: str = "", columns: int = 8, size: floa
     strip(pictures, titles, 2, sides, headline, size)
 
 
-def plot_paths(paths: Tensor, data: Tensor | None = None, title: str = "", axis=None) -> None:
+WALKS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")  # Okabe and Ito's
+
+
+def plot_paths(
+    paths: Tensor,
+    data: Tensor | None = None,
+    title: str = "",
+    axis=None,
+    colors: Sequence[str] = (),
+) -> None:
     """2-D denoising trajectories: paths (steps, n, 2), from noise (grey) to the end (dark dots).
 
-    data (m, 2), in light blue, is where they should arrive. With `axis`, draws there.
+    data (m, 2), in light blue, is where they should arrive. With `colors` (WALKS, for example) each
+    path has its own, faint where it begins, at a ring, and full where it ends, at a dot; the data
+    are grey. With `axis`, draws there.
     """
     own = axis is None
     if own:
         _, axis = plt.subplots(figsize=(3.6, 3.6))
     if data is not None:
-        axis.plot(*data.T, ".", ms=3, color="#9ecae1", zorder=0)
-    axis.plot(paths[..., 0], paths[..., 1], "-", lw=0.6, color="#888888", alpha=0.7)
-    axis.plot(*paths[0].T, ".", ms=3, color="#bbbbbb")
-    axis.plot(*paths[-1].T, ".", ms=5, color="#08306b")
+        axis.plot(*data.T, ".", ms=3, color="#cccccc" if colors else "#9ecae1", zorder=0)
+    if not colors:
+        axis.plot(paths[..., 0], paths[..., 1], "-", lw=0.6, color="#888888", alpha=0.7)
+        axis.plot(*paths[0].T, ".", ms=3, color="#bbbbbb")
+        axis.plot(*paths[-1].T, ".", ms=5, color="#08306b")
+    opacity = torch.linspace(0.15, 1, len(paths) - 1).tolist()
+    for path, color in zip(paths.transpose(0, 1), cycle(colors), strict=False):  # (steps, 2)
+        segments = torch.stack([path[:-1], path[1:]], 1).tolist()
+        shades = [to_rgba(color, alpha) for alpha in opacity]
+        axis.add_collection(LineCollection(segments, colors=shades, linewidths=1))
+        axis.plot(*path[0], "o", ms=4, mfc="none", color=color)
+        axis.plot(*path[-1], "o", ms=4, color=color, mec="#222222", mew=0.6)
     axis.set(title=title, aspect="equal")
     if own:
         plt.show()
@@ -204,8 +226,8 @@ def heat_map(
 
 def system_map() -> None:
     """Stable Diffusion 1 as a map: what goes where, in which shape, and the notebook about it."""
-    _, axis = plt.subplots(figsize=(8.8, 4.7))
-    axis.set(xlim=(0, 100), ylim=(0, 51))
+    _, axis = plt.subplots(figsize=(10.5, 6.4))
+    axis.set(xlim=(0, 100), ylim=(-12, 51))
     axis.axis("off")
 
     def box(x, y, text, notebooks="", color="#dbe9f6", width=13.0):
@@ -232,18 +254,18 @@ def system_map() -> None:
     arrow((14.5, 46), (24.5, 46), label="text", at=(19.5, 47.3))
     arrow((37.5, 46), (47.5, 46), label="(77,) numbers", at=(42.5, 47.3))
     arrow((54, 42.5), (54, 38), (31, 38), (31, 31.5))
-    axis.text(42.5, 39.2, "(77, 768), and once more for no words", ha="center", fontsize=7.5)
+    axis.text(55, 39.5, "(77, 768), and once more for no words", fontsize=7.5)
 
     box(8, 28, "noise $x_T$", color=plain)
     box(31, 28, "U-Net", "notebooks 08, 09")
     box(50, 28, "guidance", "notebook 09")
     box(68, 28, "a step to $x_s$", "notebooks 02-07, 14", width=15)
-    arrow((14.5, 28), (24.5, 28), label="(4, 64, 64)", at=(18.3, 29.3))
+    arrow((14.5, 28), (24.5, 28), label="(4, 64, 64)", at=(18.2, 29.4))
     arrow((37.5, 28), (43.5, 28), label="$\\epsilon_u, \\epsilon_c$", at=(40.4, 29.3))
     arrow((56.5, 28), (60.5, 28), label="$\\tilde\\epsilon$", at=(58.3, 29.3))
     arrow((68, 24.5), (68, 20.5), (31, 20.5), (31, 24.5))
     axis.text(49.5, 21.7, "$x_s$ is the next $x_t$: (4, 64, 64)", ha="center", fontsize=7.5)
-    arrow((75.5, 28), (83.5, 28), label="(4, 64, 64)", at=(80.3, 29.3))
+    arrow((75.5, 28), (83.5, 28), label="(4, 64, 64)", at=(80.2, 29.4))
     box(90, 28, "VAE decoder", "notebooks 10, 11")
     arrow((90, 31.5), (90, 42.5), label="(3, 512, 512)", at=(84.6, 37))
     box(90, 46, "a picture", color=plain)
@@ -256,5 +278,10 @@ def system_map() -> None:
     arrow((96.5, 46), (98.7, 46), (98.7, 5), (96.5, 5), **training)
     arrow((83.5, 5), (75.5, 5), label="(4, 64, 64)", at=(79.7, 6.3), **training)
     arrow((60.5, 5), (51.5, 5), label="$x_t$ and t", at=(56.2, 6.3), **training)
-    arrow((38.5, 5), (26.5, 5), label="$\\epsilon_\\theta$ (4, 64, 64)", at=(32.7, 6.3), **training)
+    arrow((38.5, 5), (26.5, 5), label="$\\epsilon_\\theta$ (4, 64, 64)", at=(32.5, 6.4), **training)
+    box(72, -7, "the picture's caption", color=plain, width=20)
+    box(45, -7, "text encoder", "notebook 12", "#eeeeee")
+    arrow((62, -7), (51.5, -7), label="text", at=(56.8, -5.6), **training)
+    arrow((45, -3.5), (45, 1.5), **training)
+    axis.text(44, -1.5, "(77, 768); no words in 10 % of cases", ha="right", fontsize=7.5)
     plt.show()

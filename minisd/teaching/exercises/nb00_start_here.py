@@ -45,9 +45,9 @@ def _prompts(generator):
     captions = world(pixels=2)[1][::4]
     for prompt, negative in [
         ("a circle", "red"),
-        ("a star on white", "blue green"),
-        ("Green", "ring cross"),
-        ("", "black grey"),
+        ("a star on white", "green circle"),
+        ("Green", "ring black"),
+        ("", "grey circle"),
         ("a pink square", ""),
     ]:
         yield prompt, negative, captions

@@ -97,6 +97,9 @@ EXERCISES = {
             "√β is the noise's standard deviation; variances add, so β": _loop(
                 lambda v, beta: (1 - beta) * v + math.sqrt(beta)
             ),
+            "the noise of each step adds its own variance, β": _loop(
+                lambda v, beta: (1 - beta) * v
+            ),
             "the data has a variance of its own to start with, v_0": _loop(
                 lambda v, beta: (1 - beta) * v + beta, 0.0
             ),
@@ -157,6 +160,9 @@ EXERCISES = {
         {
             "ᾱ_t counts from t = 0; x_s has some of those steps behind it": (
                 lambda x, e, ab_t, ab_s: q_sample(x, e, ab_t)
+            ),
+            "1-ᾱ_t is the noise of the whole way from x_0; the steps after s add 1-ᾱ_t/ᾱ_s": (
+                lambda x, e, ab_t, ab_s: (ab_t / ab_s).sqrt() * x + (1 - ab_t).sqrt() * e
             ),
             "the ratio is upside down": lambda x, e, ab_t, ab_s: (
                 (ab_s / ab_t).sqrt() * x + (1 - ab_s / ab_t).abs().sqrt() * e

@@ -86,21 +86,19 @@ EXERCISES = {
         _fuse,
         _fuse_cases,
         {
-            "the weights are swapped: the narrow bell, of small variance, must pull harder": (
-                _fuse_swapped
-            ),
-            "variances do not add here: two statements together are surer than either alone": (
+            "the weights are swapped: the narrow Gaussian has the larger weight": (_fuse_swapped),
+            "variances do not add here: the product is narrower than either factor": (
                 lambda m, v, n, w: (_fuse(m, v, n, w)[0], v + w)
             ),
             "precisions add, but you return the precision: a variance is one over it": (
                 lambda m, v, n, w: (_fuse(m, v, n, w)[0], 1 / v + 1 / w)
             ),
-            "the two centres are not equally sure: weigh each by its precision": (
+            "the two centres do not count alike: weigh each by its precision": (
                 lambda m, v, n, w: ((m + n) / 2, _fuse(m, v, n, w)[1])
             ),
         },
         level="easy",
-        goal="multiply two bells: precisions add",
+        goal="multiply two Gaussians: precisions add",
     ),
     "both_variances": Exercise(
         _variances,
@@ -109,7 +107,9 @@ EXERCISES = {
             "alpha_bar for alpha: 1-ᾱ_t is the noise of all steps, β_t of one": (
                 lambda ab: ((1 - ab[:-1]) / (1 - ab[1:]) * (1 - ab[1:]), 1 - ab[1:])
             ),
-            "large first: return fixed_small, then fixed_large": lambda ab: _variances(ab)[::-1],
+            "the order: return the posterior's β̃ first, then the forward step's β": lambda ab: (
+                _variances(ab)[::-1]
+            ),
             "s and t are swapped in the factor before β_t: it is at most 1": (
                 lambda ab: ((1 - ab[1:]) / (1 - ab[:-1]) * _variances(ab)[1], _variances(ab)[1])
             ),
@@ -118,7 +118,7 @@ EXERCISES = {
             ),
         },
         level="easy",
-        goal="build fixed_small and fixed_large from alpha_bar alone",
+        goal="build the two variances of a step from alpha_bar alone",
     ),
     "x0_from_posterior_mean": Exercise(
         _x0_from_mean,
@@ -192,8 +192,11 @@ EXERCISES = {
             "the average of the data, 0, forgets what x_t says about x_0": (
                 _guess_of(lambda x, ab_t: torch.zeros_like(x))
             ),
-            "a root is missing: the bells of q(x_t|x_0) stand at ±√ᾱ_t": (
+            "a root is missing: the Gaussians q(x_t|x_0) are centred at ±√ᾱ_t": (
                 _guess_of(lambda x, ab_t: torch.tanh(ab_t * x / (1 - ab_t)))
+            ),
+            "the log-odds of +1 are 2z; the mean of ±1 with log-odds 2z is tanh(z), not tanh(2z)": (
+                _guess_of(lambda x, ab_t: torch.tanh(2 * ab_t.sqrt() * x / (1 - ab_t)))
             ),
             "a factor 2: a probability of a and 1-a for ±1 makes the mean 2a-1": (
                 _guess_of(lambda x, ab_t: torch.sigmoid(2 * ab_t.sqrt() * x / (1 - ab_t)))

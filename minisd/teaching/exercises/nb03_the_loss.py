@@ -86,6 +86,12 @@ EXERCISES = {
             "only the means: that is all when both variances are equal, and here they differ": (
                 lambda m, v, n, w: _kl(m, v, n, w, 0.0)
             ),
+            "var_q and var_p are variances already, σ²: do not square them": (
+                lambda m, v, n, w: _kl(m, v**2, n, w**2)
+            ),
+            "var_q and var_p are the variances to use: take no root": lambda m, v, n, w: _kl(
+                m, v**0.5, n, w**0.5
+            ),
             "the distance is measured in p's variance, not in q's": lambda m, v, n, w: (
                 _kl(m, v, n, w) + ((m - n) ** 2).flatten(1).sum(1) * (1 / (2 * v) - 1 / (2 * w))
             ),
@@ -160,6 +166,9 @@ EXERCISES = {
             "that is the official line for parameterization x0, slip included: 2·1-ᾱ_t": (
                 lambda ab_t, ab_s: 0.5 * ab_t.sqrt() / (2.0 * 1 - ab_t)
             ),
+            "the official line is not the bound's weight, brackets corrected or not: use eq. 12": (
+                lambda ab_t, ab_s: 0.5 * ab_t.sqrt() / (2 * (1 - ab_t))
+            ),
             "the ½ of eq. 8 is missing": lambda ab_t, ab_s: ab_s / (1 - ab_s) - ab_t / (1 - ab_t),
         },
         level="middle",
@@ -172,7 +181,10 @@ EXERCISES = {
             "that is how much of ε can be told; what is left over is the loss": lambda ab, s: (
                 (1 - ab) / (ab * s**2 + 1 - ab)
             ),
-            "s is a standard deviation: the data's variance is s²": lambda ab, s: (
+            "1-ᾱ_t is the noise's variance in x_t; the loss, what x_t cannot tell, needs std": (
+                lambda ab, s: 1 - ab
+            ),
+            "std is a standard deviation: the data's variance is std²": lambda ab, s: (
                 ab * s / (ab * s + 1 - ab)
             ),
             "that is the loss of x̂_0, E(x_0 - x̂_0)²; asked for is that of ε": lambda ab, s: (

@@ -121,6 +121,12 @@ EXERCISES = {
             "a root is missing: divide by √ᾱ_t, not by ᾱ_t": lambda x, e, ab: (
                 (x - (1 - ab).sqrt() * e) / ab
             ),
+            "both roots are missing: the shares in x_t are √ᾱ_t and √(1-ᾱ_t)": lambda x, e, ab: (
+                (x - (1 - ab) * e) / ab
+            ),
+            "x_0 enters x_t with the factor √ᾱ_t: divide by it": lambda x, e, ab: (
+                x - (1 - ab).sqrt() * e
+            ),
             "ᾱ_t and 1-ᾱ_t are swapped": lambda x, e, ab: (x - ab.sqrt() * e) / (1 - ab).sqrt(),
             "the noise has to be taken out of x_t, not added": lambda x, e, ab: (
                 (x + (1 - ab).sqrt() * e) / ab.sqrt()
@@ -151,6 +157,15 @@ EXERCISES = {
             "x_t - √ᾱ_t x_0 is √(1-ᾱ_t) ε, not yet ε": lambda x, x0, ab_t, ab_s, sg: (
                 (1 - ab_s - sg**2).sqrt() * (x - ab_t.sqrt() * x0)
             ),
+            "the direction is the noise that x_t holds, scaled to s; x_t - x̂_0 is neither": (
+                lambda x, x0, ab_t, ab_s, sg: x - x0
+            ),
+            "x_t - x_0 is not the noise: x_0 enters x_t with √ᾱ_t, and ε with √(1-ᾱ_t)": (
+                lambda x, x0, ab_t, ab_s, sg: (1 - ab_s - sg**2).sqrt() * (x - x0)
+            ),
+            "x_t holds only √ᾱ_t x_0: subtract that, not x_0": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg**2).sqrt() * (x - x0) / (1 - ab_t).sqrt()
+            ),
             "a root is missing: x_0's share of x_t is √ᾱ_t": lambda x, x0, ab_t, ab_s, sg: (
                 (1 - ab_s - sg**2).sqrt() * (x - ab_t * x0) / (1 - ab_t).sqrt()
             ),
@@ -164,6 +179,18 @@ EXERCISES = {
         {
             "the mixed noise has not variance 1 yet: q_sample brings its own √(1-ᾱ_s)": _step_with(
                 lambda eps, z, a, sg, root: a * eps + sg * z
+            ),
+            "the fresh share of the noise's variance is σ_t²/(1-ᾱ_s), not σ_t": _step_with(
+                lambda eps, z, a, sg, root: (1 - sg).sqrt() * eps + sg.sqrt() * z
+            ),
+            "σ_t is measured in x_s, where all the noise has the variance 1-ᾱ_s, not 1": _step_with(
+                lambda eps, z, a, sg, root: (1 - sg**2).sqrt() * eps + sg * z
+            ),
+            "amounts of noise add up as squares, and σ_t² is a part of 1-ᾱ_s, not of 1": _step_with(
+                lambda eps, z, a, sg, root: (1 - sg) * eps + sg * z
+            ),
+            "fresh noise replaces old noise; here it is added on top of all of it": _step_with(
+                lambda eps, z, a, sg, root: eps + sg * z / root
             ),
             "only the old noise is used; σ_t of the fresh one is due": _step_with(
                 lambda eps, z, a, sg, root: eps
@@ -231,6 +258,9 @@ EXERCISES = {
             "the result is still x̄_s: go back to x_s": lambda x, e, t, s: (
                 x * (1 + t**2).sqrt() + (s - t) * e
             ),
+            "this moves x_t itself; eq. 13 moves x̄ = x/√ᾱ: change to x̄, and back": (
+                lambda x, e, t, s: x + (s - t) * e
+            ),
             "x_t was not changed into x̄_t first": lambda x, e, t, s: (
                 (x + (s - t) * e) / (1 + s**2).sqrt()
             ),
@@ -255,6 +285,12 @@ EXERCISES = {
             "the last step, from t = 2 to t = 1, is missing": _ldm_with(2, 0, []),
             "t = T+1 is the official crash: nothing lies beyond T": _ldm_with(2, 1, [1]),
             "SD's grid ends at t = 1, not at 0": _ldm_with(2, 0, [0]),
+            "where the cap at T makes two times equal, only one stays": lambda T, steps: (
+                [min(i + 2, T) for i in range(0, T, T // steps)][::-1] + [1]
+            ),
+            "a time beyond T becomes T; it does not drop out": lambda T, steps: (
+                [i + 2 for i in range(0, T, T // steps) if i + 2 <= T][::-1] + [1]
+            ),
             "times must fall: a sampler starts with the noise": lambda T, steps: sorted(
                 ldm_uniform_times(T, steps)
             ),
