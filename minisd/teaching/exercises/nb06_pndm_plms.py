@@ -157,9 +157,11 @@ def _runge_kutta_slip(slip):
         e1 = eps_model(x, t)
         x2 = transfer(x, e1, ab[t], ab[mid])
         e2 = eps_model(x2, mid)
-        x3 = transfer(x, e1 if slip == "old" else e2, ab[t], ab[mid])
+        x3 = transfer(x2 if slip == "chain" else x, e1 if slip == "old" else e2, ab[t], ab[mid])
         e3 = eps_model(x3, mid)
-        if slip == "on":
+        if slip == "chain":
+            x4 = transfer(x3, e3, ab[t], ab[s])
+        elif slip == "on":
             x4 = transfer(x3, e3, ab[mid], ab[s])
         else:
             x4 = transfer(x, e3, ab[t], ab[mid] if slip == "mid" else ab[s])
@@ -386,6 +388,7 @@ EXERCISES = {
         {
             "the third call uses the second's ε, not the first's": _runge_kutta_slip("old"),
             "every transfer leaves from x_t, the last one too": _runge_kutta_slip("on"),
+            "a trial leaves from x_t, not from the trial before it": _runge_kutta_slip("chain"),
             "the fourth call is at the end of the step, s": _runge_kutta_slip("mid"),
             "the two ε half way count twice": _runge_kutta_slip("mean"),
         },
@@ -458,6 +461,7 @@ EXERCISES = {
             "the clock is σ̄ = √((1-ᾱ)/ᾱ), not √(1-ᾱ)": _lms2(lambda ab: sqrt(1 - ab)),
             "the root is missing: σ̄ = √((1-ᾱ)/ᾱ)": _lms2(lambda ab: (1 - ab) / ab),
             "the clock is σ̄ = √((1-ᾱ)/ᾱ), not ᾱ": _lms2(lambda ab: ab),
+            "the clock is σ̄ itself, not its logarithm": _lms2(lambda ab: _sigma_bar(ab).log()),
             "the half is missing: the average of a line is its value half way": (
                 _lms2(_sigma_bar, half=1.0)
             ),

@@ -128,6 +128,12 @@ EXERCISES = {
                 (1 - ab) * x + ab * v
             ),
             "√ᾱ_t and √(1-ᾱ_t) are swapped": lambda x, v, ab: ab.sqrt() * x + (1 - ab).sqrt() * v,
+            "at ᾱ_t = 1 that divides by √(1-ᾱ_t) = 0: eliminate x0 without a division": (
+                lambda x, v, ab: (x - ab.sqrt() * x0_from_v(x, v, ab)) / (1 - ab).sqrt()
+            ),
+            "at ᾱ_t = 0 that divides by √ᾱ_t = 0: eliminate x0 without a division": (
+                lambda x, v, ab: (v + (1 - ab).sqrt() * x0_from_v(x, v, ab)) / ab.sqrt()
+            ),
         },
         level="easy",
         goal="get eps back from v, at both ends of time too",

@@ -312,6 +312,12 @@ EXERCISES = {
             "the last row and column of the result are not the ones to drop": lambda x, w: F.conv2d(
                 F.pad(x, (1, 0, 1, 0)), w, stride=2, padding=1
             )[..., :-1, :-1],
+            "padding alone leaves a row and a column too many: drop the first ones": lambda x, w: (
+                F.conv2d(F.pad(x, (0, 1, 0, 1)), w, stride=2, padding=1)
+            ),
+            "dropping alone leaves a row and a column too few: pad before it": lambda x, w: (
+                F.conv2d(x, w, stride=2, padding=1)[..., 1:, 1:]
+            ),
         },
         level="middle",
         goal="tell the paddings of U-Net and autoencoder apart",
@@ -376,9 +382,9 @@ EXERCISES = {
             "DDIM does move x when eps is 0: what is x0 then?": lambda x, ab_T: x,
             "upside down: x_T is √ᾱ_T times x0": lambda x, ab_T: x * ab_T.sqrt(),
             "a root is missing": lambda x, ab_T: x / ab_T,
-            "0 is the network's answer, not the picture": lambda x, ab_T: 0 * x,
+            "0 is the network's output, not the picture": lambda x, ab_T: 0 * x,
         },
         level="easy",
-        goal="know what an untrained U-Net, which answers 0, samples",
+        goal="know what an untrained U-Net, which outputs 0, samples",
     ),
 }

@@ -39,8 +39,9 @@ def _masked(how="right"):
         scores = q @ k.T / math.sqrt(q.shape[1])
         if how == "after":
             return scores.softmax(1).masked_fill(~allowed, 0) @ v
-        hidden = allowed if how == "inverted" else ~allowed
-        return scores.masked_fill(hidden, 0.0 if how == "zero" else -math.inf).softmax(1) @ v
+        hidden = allowed if how in ("inverted", "inverted, -1e9") else ~allowed
+        low = {"zero": 0.0, "inverted, -1e9": -1e9}.get(how, -math.inf)
+        return scores.masked_fill(hidden, low).softmax(1) @ v
 
     return attention
 
@@ -212,6 +213,9 @@ EXERCISES = {
         {
             "masked after the softmax, the weights no longer add up to 1": _masked("after"),
             "True means that the query may look": _masked("inverted"),
+            "where `allowed` is True the score stays; the others are hidden": _masked(
+                "inverted, -1e9"
+            ),
             "a score of 0 is not a weight of 0": _masked("zero"),
             "the mask is not used": lambda q, k, v, allowed: _attention(q, k, v),
         },
@@ -308,6 +312,9 @@ EXERCISES = {
             "the two are swapped: s = 1 must give p_c": lambda u, c, s: _share(c, u, s),
             "probabilities add up to 1": lambda u, c, s: u ** (1 - s) * c**s,
             "logarithms are mixed, not probabilities": _linear_share,
+            "mix the logarithms: mixed probabilities can be negative": lambda u, c, s: (
+                u + s * (c - u)
+            ),
         },
         level="middle",
         goal="see what guidance does to probabilities",

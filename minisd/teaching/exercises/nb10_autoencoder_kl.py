@@ -231,6 +231,10 @@ EXERCISES = {
             "a GroupNorm has a weight and a bias for each channel": _level_with(norm=0),
             "a norm has two numbers for each channel, not one": _level_with(norm=1),
             "the level does not end with a halving unless `halve` says so": _level_with(end=1),
+            "only the first block comes in with c_in channels": lambda c_in, c_out, blocks, halve: (
+                blocks * _level_parameters(c_in, c_out, 1, False)
+                + _level_parameters(c_out, c_out, 0, halve)
+            ),
         },
         tolerance=0,
         level="easy",
@@ -346,7 +350,7 @@ EXERCISES = {
             "that is exp(s)": _logvar_with(lambda r: r.mean(), lambda s, r: 1 + r.mean().log()),
         },
         level="easy",
-        goal="find what the learned log variance of the loss comes to",
+        goal="find what the log variance of the loss would come to if it were learned",
     ),
     "expected_scale_factor": Exercise(
         _expected_scale,
