@@ -176,30 +176,39 @@ def _noun(thing: Thing, rng: np.random.Generator) -> str:
     return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 
 
-PHRASES = [phrase for phrases in RELATIONS.values() for phrase in phrases]
-MEANING = {"over": "above", "under": "below"} | {name: name for name in RELATIONS}
-WORDS = {*SHAPES, *COLORS, *SIZES, *BACKGROUNDS, *" ".join([*OPENINGS, *PHRASES]).split()}
+RELATION = {phrase: name for name, phrases in RELATIONS.items() for phrase in (*phrases, name)}
+WORDS = {*SHAPES, *COLORS, *SIZES, *BACKGROUNDS, *" ".join([*OPENINGS, *RELATION]).split()}
 WORDS |= {"a", "an", "and", "on", "background"}
+THING = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLORS)}) )?({'|'.join(SHAPES)})"
+GROUND = rf" on (?:an? )?({'|'.join(BACKGROUNDS)})(?: background)?"
+CAPTION = re.compile(
+    rf"(?:{'|'.join(filter(None, OPENINGS))})?{THING}"
+    rf"(?: (and|{'|'.join(RELATION)}) {THING})?(?:{GROUND})?"
+)
 
 
 def unknown_words(text: str) -> list[str]:
     """The words that no caption of this world holds, in their order."""
-    return [word for word in re.findall(r"[^\s,.;:!?\"()]+", text.lower()) if word not in WORDS]
+    return [word for word in _words(text) if word not in WORDS]
 
 
 def read(text: str) -> Request:
-    """What a caption of this world asks for. ValueError if it names no shape, or more than two."""
-    words = re.findall(r"\w+", text.lower())
-    things, color, size, background = [], None, None, None
-    for i, word in enumerate(words):
-        background = word if word in BACKGROUNDS else background
-        color = word if word in COLORS else color
-        size = word if word in SIZES else size
-        if word in SHAPES:
-            things.append((Wanted(word, color, size), i))
-            color = size = None
-    if not 1 <= len(things) <= 2:
+    """What a caption of this world asks for. ValueError if any word of it cannot be read."""
+    words = _words(text)
+    if not 1 <= sum(word in SHAPES for word in words) <= 2:
         raise ValueError(f"a caption names one shape or two of {', '.join(SHAPES)}, got {text!r}")
-    between = words[things[0][1] : things[-1][1]]
-    said = [MEANING[word] for word in between if word in MEANING]
-    return Request(tuple(thing for thing, _ in things), background, said[0] if said else None)
+    if unknown := unknown_words(text):
+        raise ValueError(f"no caption has the words {', '.join(unknown)}: they cannot be judged")
+    match = CAPTION.fullmatch(" ".join(words))
+    if match is None:
+        raise ValueError(
+            "a caption is like 'a large red ring left of a small star on white'; colors are "
+            f"{', '.join(COLORS)}, backgrounds {', '.join(BACKGROUNDS)}; got {text!r}"
+        )
+    size, color, shape, how, size_2, color_2, shape_2, background = match.groups()
+    things = [Wanted(shape, color, size)] + [Wanted(shape_2, color_2, size_2)] * (how is not None)
+    return Request(tuple(things), background, RELATION.get(how))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\s,.;:!?\"()]+", text.lower())

@@ -275,3 +275,13 @@ def test_wrong_tokens(module, config):
     ]:
         with pytest.raises(ValueError, match=message):
             text(tokens)
+
+
+TEXTS = [(CLIPText, c.CLIP_L), (OpenCLIPText, c.OPENCLIP_H), (BERTText, c.BERT_LDM)]
+
+
+@pytest.mark.parametrize(("module", "config"), TEXTS)
+def test_text_encoders_run_on_the_meta_device(module, config):
+    with torch.device("meta"):
+        told = module(config)(torch.zeros(6, config.length, dtype=torch.long))
+    assert told.context.is_meta and told.context.shape == (6, config.length, config.width)

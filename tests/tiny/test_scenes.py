@@ -91,6 +91,27 @@ def test_what_cannot_be_read_is_a_sentence(text):
         read(text)
 
 
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("no red circle", "no caption has the words no: they cannot be judged"),
+        ("a brown circle", "the words brown"),
+        ("a circle that is not red", "the words that, not"),
+        ("three green circles and a ring", "the words three, circles"),
+        ("a large white star on black", "backgrounds white, .*; got 'a large white star"),
+        ("a black circle", "a caption is like"),
+        ("a red circle on blue", "colors are red, .*; got 'a red circle on blue'"),
+        ("a circle, red", "a caption is like"),
+        ("a circle left of above a square", "a caption is like"),
+        ("a small large ring", "a caption is like"),
+        ("a circle a square", "a caption is like"),
+    ],
+)
+def test_every_word_of_a_caption_is_read_or_refused(text, why):
+    with pytest.raises(ValueError, match=why):
+        read(text)
+
+
 def test_unknown_words_are_told_in_their_order():
     text = 'A "mauve" circle (left of) some ring; on Navy, twice!'
     assert scenes.unknown_words(text) == ["mauve", "some", "twice"]

@@ -201,14 +201,15 @@ def _at(i):
 # ---- parameters ---------------------------------------------------------------------------
 
 
-def _text_parameters(positions=True, bias=True, norms=True, final=True, out=True):
+def _text_parameters(positions=True, bias=True, norms=True, final=True, out=True, shift=True):
     """Parameters of a CLIPText, and of one with a part left out."""
 
     def count(width, layers, vocabulary, length):
         embeddings = vocabulary * width + positions * length * width
         attention = (4 if out else 3) * (width**2 + bias * width)
         mlp = 2 * 4 * width**2 + bias * (4 * width + width)
-        return embeddings + layers * (attention + mlp + norms * 4 * width) + final * 2 * width
+        norm = (1 + shift) * width
+        return embeddings + layers * (attention + mlp + norms * 2 * norm) + final * norm
 
     return count
 
@@ -379,6 +380,10 @@ EXERCISES = {
         {
             "the table of positions is missing": _text_parameters(positions=False),
             "the biases are missing": _text_parameters(bias=False),
+            "the biases are missing, those of the norms too": _text_parameters(
+                bias=False, shift=False
+            ),
+            "the norms have a bias as well as a scale": _text_parameters(shift=False),
             "each layer has two norms, with a scale and a shift each": _text_parameters(
                 norms=False
             ),

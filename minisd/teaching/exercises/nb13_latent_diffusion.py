@@ -53,6 +53,7 @@ def _v_target_slip(kind):
             "roots": lambda: (ab * factor * z + (1 - ab) * eps, ab * eps - (1 - ab) * factor * z),
             "eps": lambda: (x_t, eps),
             "half": lambda: (x_t, ab.sqrt() * eps - (1 - ab).sqrt() * z),
+            "swapped": lambda: (v, x_t),
         }[kind]()
 
     return slip
@@ -246,6 +247,7 @@ EXERCISES = {
             "ᾱ is a share of variance; amplitudes are its roots": _v_target_slip("roots"),
             "that target is ε; this U-Net is asked for v": _v_target_slip("eps"),
             "the same scaled latent belongs into x_t and into v": _v_target_slip("half"),
+            "the pair is (x_t, v), in this order": _v_target_slip("swapped"),
         },
         level="easy",
         goal="make a training pair, x_t and v, from an encoder's latent",
@@ -336,6 +338,9 @@ EXERCISES = {
             ),
             "only a share of the steps is taken when a picture is given": (
                 lambda sampler, steps, scale, n, strength: _rows(sampler, steps, scale, n, 1.0)
+            ),
+            "strength leaves out steps, and some samplers begin with more than one call": (
+                lambda sampler, steps, scale, n, strength: _rows("ddim", steps, scale, n, 1.0)
             ),
             "a part of a step is not taken: cut, do not round": (
                 lambda sampler, steps, scale, n, strength: _rows(

@@ -84,8 +84,9 @@ def _column(values, like):
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _modified(power=0.5, sign=-1, table=lambda ac: 1 - ac, shift=0):
+def _modified(power=0.5, sign=-1, table=lambda ac: 1 - ac, shift=0, which=slice(None)):
     def modify_score(e_t, grad, t, alphas_cumprod, scale):
+        t = t[which].expand(len(e_t))
         size = table(alphas_cumprod[(t + shift).clamp(0, 999)]) ** power
         return e_t + sign * scale * _column(size, e_t) * grad
 
@@ -145,7 +146,7 @@ def _model():
     return IdealDenoiser(GaussianMixture(means, 0.4, weights=[0.5, 0.2, 0.3]), AB)
 
 
-def _resume(reverse=False, forget=False, keep=3, store="e", skip=0):
+def _resume(reverse=False, forget=False, keep=3, store="e", skip=0, last=False):
     """The rest of a PLMS run, and its slips."""
 
     def rest(eps_model, x, times, i, old_eps, ab):
@@ -154,7 +155,7 @@ def _resume(reverse=False, forget=False, keep=3, store="e", skip=0):
             e_t = eps_model(x, t)
             past = old_eps if reverse else old_eps[::-1]
             if old_eps:
-                e_t_prime = multistep_eps([e_t, *past])
+                e_t_prime = multistep_eps([*past, e_t] if last else [e_t, *past])
             else:
                 e_s = eps_model(transfer(x, e_t, ab[t], ab[s]), s)
                 e_t_prime = improved_euler_eps(e_t, e_s)
@@ -314,6 +315,7 @@ EXERCISES = {
             "t is the official index already: alphas_cumprod[t]": _modified(shift=-1),
             "t is the official index already: alphas_cumprod[t], without + 1": _modified(shift=1),
             "ε and the gradient differ by a factor √(1-ᾱ_t)": _modified(table=torch.ones_like),
+            "each sample has its own t; t[0] is only the first one's": _modified(which=0),
         },
         level="middle",
         goal="write a score corrector, in the official indices",
@@ -359,6 +361,9 @@ EXERCISES = {
                 (S + 1) * d * (1 if r else b)
             ),
             "repeat_noise draws for one sample": lambda S, b, d, r: _numbers_drawn(S, b, d, False),
+            "S is not the number of steps, and the first step draws twice": lambda S, b, d, r: (
+                S * d * (1 if r else b)
+            ),
             "x_T was drawn before, and is not to be counted": lambda S, b, d, r: (
                 _numbers_drawn(S, b, d, r) + b * d
             ),
@@ -387,6 +392,10 @@ EXERCISES = {
         _resume_cases,
         {
             "old_eps is oldest first, the weights newest first": _resume(reverse=True),
+            "the weights begin with the newest ε: e_t first, then the old ones": _resume(
+                reverse=True, last=True
+            ),
+            "e_t is the newest of all: it comes first": _resume(last=True),
             "with a history the next step is no first step: use old_eps": _resume(forget=True),
             "keep three old ε: your order rises beyond 4": _resume(keep=99),
             "the order must rise to 4: keep three old ε, not two": _resume(keep=2),

@@ -244,6 +244,15 @@ EXERCISES = {
                 *a, square=False
             ),
             "the factors say how much smaller, not which side": _tokens_at_sides,
+            "a factor that no level has does nothing: levels have the factors 1, 2, 4, ...": (
+                lambda pixels, channel_mult, factors: [(pixels // 8 // f) ** 2 for f in factors]
+            ),
+            "latents are an eighth of the picture's side, and only levels that exist count": (
+                lambda pixels, channel_mult, factors: [(pixels // f) ** 2 for f in factors]
+            ),
+            "each place is a token: the side squared, and only levels that exist count": (
+                lambda pixels, channel_mult, factors: [pixels // 8 // f for f in factors]
+            ),
         },
         level="easy",
         goal="count the tokens of each level that attends",
