@@ -145,7 +145,7 @@ def difference(a: Tensor, b: Tensor, tolerance: float, one: str = "a", two: str 
     i = int(gap.argmax())
     place = f"number {i} of {len(gap)}"
     if len(shape) > 1:
-        place = f"{[int(k) for k in torch.unravel_index(torch.tensor(i), shape)]}, {place}"
+        place = f"{[int(k) for k in np.unravel_index(i, shape)]}, {place}"
     apart = int((gap > tolerance).sum())
     return (
         f"max |{one} - {two}| = {gap[i]:.3g} at {place}: {one} {a[i]:.6g}, {two} {b[i]:.6g}"

@@ -184,5 +184,6 @@ EXERCISES = {
         },
         level="hard",
         goal="find the loss that no network can beat, for Gaussian data",
+        given=("optimal_loss",),
     ),
 }
