@@ -10,9 +10,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .guarded import TooLong, attempt, full_name, noticing, own_line, time_limit
+from .. import samplers
+from .guarded import TooLong, attempt, found_in, full_name, noticing, own_line, time_limit
 from .verdicts import BLANK, WRONG, NotNumbers, copies, difference, numbers, verdict
 
+SAMPLERS = [
+    f
+    for name, f in vars(samplers).items()
+    if inspect.isfunction(f) and f.__module__ == samplers.__name__ and name[0] != "_"
+]
 SECONDS = 5  # a function of an exercise takes milliseconds
 
 
@@ -22,8 +28,9 @@ class Exercise:
 
     cases(generator) gives argument tuples; slips maps a hint to the function that makes that slip.
     level is "easy", "middle" or "hard", as its notebook says; goal, a line for the teacher's table.
-    given are functions that the notebook has and that answer the exercise as they are: calling one
-    of them, or the reference, is no answer.
+    given are functions of minisd that answer the exercise as they are, and names of such functions
+    of the notebook: calling one of them, the reference, or a sampler, is no answer. Where a call of
+    what would be is the exercise, it is `allowed`.
     """
 
     reference: Callable
@@ -32,7 +39,13 @@ class Exercise:
     tolerance: float = 1e-9
     level: str = "middle"
     goal: str = ""
-    given: tuple[Callable, ...] = ()
+    given: tuple[Callable | str, ...] = ()
+    allowed: tuple[Callable, ...] = ()
+
+    @property
+    def borrowed(self) -> list[Callable | str]:
+        """What no answer calls: functions, and names in the notebook."""
+        return [f for f in (self.reference, *self.given, *SAMPLERS) if f not in self.allowed]
 
     def drawn(self, seed: int = 0) -> list[tuple]:
         """The cases of a seed."""
@@ -71,7 +84,7 @@ def check(name: str, answer: Callable, required: bool = False) -> None:
         )
     exercise = EXERCISES[name]
     cases = exercise.drawn()
-    answers = _Answers(name, answer, cases, [exercise.reference, *exercise.given])
+    answers = _Answers(name, answer, cases, found_in(answer, exercise.borrowed))
     found = verdict(exercise, cases, answers, _argument_names(answer))
     if found.status == WRONG:
         hint = f"\n  hint: {found.hint}" if found.hint else ""

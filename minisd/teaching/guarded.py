@@ -81,6 +81,13 @@ def noticing(functions: Iterable[Callable]):
             sys.setprofile(before)
 
 
+def found_in(answer: Callable, functions: Iterable[Callable | str]) -> list[Callable]:
+    """The functions, where a name stands for what the notebook of the answer has of that name."""
+    notebook = getattr(answer, "__globals__", {})
+    found = [notebook.get(f) if isinstance(f, str) else f for f in functions]
+    return [f for f in found if callable(f) and f is not answer]
+
+
 def attempt(function: Callable, case: Iterable):
     """What a function answers to a case: `...` where it is a stub of another kind, one that raises
     NotImplementedError itself, or that does nothing (`pass`).

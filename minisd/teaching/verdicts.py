@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 CORRECT, BLANK, WRONG = "correct", "not attempted", "wrong"
+NEAR = 1e-4  # of the largest number: so far apart, two answers have the same cause
 FLOAT32 = (
-    "equal to 6 digits, which looks like float32; the cases are float64, so leave out .float() and "
+    "right to seven digits, which looks like float32; compute in float64: leave out .float(), and "
     "write torch.tensor(0.3, dtype=torch.float64)"
 )
 
@@ -32,26 +33,31 @@ class Verdict(NamedTuple):
 def verdict(exercise, cases: list[tuple], answer: Callable, names: list[str] = ()) -> Verdict:
     """The verdict on answer(i), what a student's function gave for cases[i].
 
-    It is asked up to the first wrong case, and for the rest only to find the slip. names are those
-    of the function's arguments, to show the case with.
+    It is asked up to the first wrong case, and for the rest only to find the slip. What may be
+    float32 is told where nothing else is wrong. names are those of the function's arguments, to
+    show the case with.
     """
+    rounded = None
     for i, case in enumerate(cases):
-        near = ""
+        wanted = numbers(exercise.reference(*copies(case)))
         try:
             got = answer(i)
             if blank(got):
                 return Verdict(BLANK)
             if got is None:
                 return Verdict(WRONG, "your function returned None; is a `return` missing?")
-            want = numbers(exercise.reference(*copies(case)))
             got = numbers(got)
-            if wrong := difference(got, want, exercise.tolerance, "got", "want"):
-                near = FLOAT32 if _rounded(got, want) else ""
+            wrong = difference(got, wanted, exercise.tolerance, "got", "want")
         except NotNumbers as other:
-            wrong = f"the answer must be real numbers, but it is {other}"
+            got, wrong = None, f"the answer must be real numbers, but it is {other}"
         if wrong:
             text = f"case {i + 1} of {len(cases)} is wrong\n  called with {_shown(case, names)}"
-            return Verdict(WRONG, f"{text}\n  {wrong}", _hint(exercise, cases, answer) or near)
+            found = i, f"{text}\n  {wrong}"
+            if not _is_float32(got, wanted):
+                return Verdict(WRONG, found[1], _hint(exercise, cases, answer, i))
+            rounded = rounded or found
+    if rounded:
+        return Verdict(WRONG, rounded[1], _hint(exercise, cases, answer, rounded[0]) or FLOAT32)
     return Verdict(CORRECT)
 
 
@@ -60,46 +66,86 @@ def blank(got) -> bool:
     return got is ... or (isinstance(got, (tuple, list)) and any(g is ... for g in got))
 
 
-def _rounded(got: Tensor, want: Tensor) -> bool:
-    """Whether two differ as float32 from float64; whole numbers do not, one more is one more."""
-    if got.numel() != want.numel() or not want.isfinite().all() or (want == want.round()).all():
+def _hint(exercise, cases: list[tuple], answer: Callable, wrong: int) -> str:
+    """The hint of the slip that gives the student's numbers in a wrong case and in all before it;
+    of several, of the one that does so in most cases, and then of the nearest. Whole numbers are
+    easily the same by chance: they must be so in most cases.
+    """
+    given = [_numbers_or_none(answer, i) for i in range(len(cases))]
+    if given[wrong] is None:
+        return ""
+    to_right = _apart(given[wrong], numbers(exercise.reference(*copies(cases[wrong]))))
+    found = []
+    for hint, slip in exercise.slips.items():
+        slipped = [_numbers_or_none(slip, *copies(case)) for case in cases]
+        apart = [_apart(a, b) for a, b in zip(given, slipped, strict=True)]
+        same = [
+            gap <= max(exercise.tolerance, _near(a)) for gap, a in zip(apart, given, strict=True)
+        ]
+        enough = _near(given[wrong]) > 0 or 2 * sum(same) > len(cases)
+        if all(same[: wrong + 1]) and enough and apart[wrong] < to_right / 2:
+            found.append((-sum(same), apart[wrong], hint))
+    return min(found, default=(0, 0, ""), key=lambda f: f[:2])[2]
+
+
+def _is_float32(got: Tensor | None, want: Tensor) -> bool:
+    """Whether two differ as float32 from float64. What float32 can hold may have lost some digits
+    on its way; what it cannot hold met it once. Whole numbers do not: one more is one more.
+    """
+    if got is None or _apart(got, want) == math.inf or not _near(got):
         return False
     got, want = got.flatten(), want.flatten()
-    return bool(((got - want).abs() <= 1e-6 * want.abs() + 1e-7 * want.abs().max()).all())
+    held = bool((got.float().double() == got).all())
+    allowed = _near(want) if held else 1e-6 * want.abs() + 1e-3 * _near(want)
+    return bool((_gaps(got, want) <= allowed).all())
 
 
-def _hint(exercise, cases: list[tuple], answer: Callable) -> str:
-    """The hint of the slip that gives the student's numbers in every case."""
+def _numbers_or_none(function: Callable, *arguments) -> Tensor | None:
+    """What it gives; None where it fails, as an answer may in a later case, and a slip in any."""
     try:
-        answers = [numbers(answer(i)) for i in range(len(cases))]
-    except Exception:  # the answer may fail on a later case; then it is another mistake
-        return ""
-    for hint, slip in exercise.slips.items():
-        try:
-            slipped = [numbers(slip(*copies(case))) for case in cases]
-        except Exception:  # so may a slip
-            continue
-        pairs = zip(answers, slipped, strict=True)
-        if not any(difference(a, b, exercise.tolerance) for a, b in pairs):
-            return hint
-    return ""
+        return numbers(function(*arguments))
+    except Exception:
+        return None
+
+
+def _near(a: Tensor | None) -> float:
+    """How far from `a` an answer of the same cause may be; for whole numbers, nowhere else."""
+    sizes = a[a.isfinite()].abs() if a is not None else ()
+    return 0.0 if not len(sizes) or (a == a.round()).all() else NEAR * float(sizes.max())
+
+
+def _apart(a: Tensor | None, b: Tensor | None) -> float:
+    """max |a - b|; infinite where the shapes differ, or one is not there."""
+    if a is None or b is None or _shapes_differ(a, b):
+        return math.inf
+    return float(_gaps(a, b).max()) if a.numel() else 0.0
+
+
+def _shapes_differ(a: Tensor, b: Tensor) -> bool:
+    return a.numel() != b.numel() or a.squeeze().shape != b.squeeze().shape
+
+
+def _gaps(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b| of each number; 0 for equal infinities, and for nan where nan is due."""
+    a, b = a.flatten(), b.flatten()
+    gap = (a - b).abs()
+    gap[(a == b) | (a.isnan() & b.isnan())] = 0
+    gap[gap.isnan()] = math.inf
+    return gap
 
 
 def difference(a: Tensor, b: Tensor, tolerance: float, one: str = "a", two: str = "b") -> str:
     """Where two tensors part by more than the tolerance, in words; "" where they do not."""
-    if a.numel() != b.numel() or a.squeeze().shape != b.squeeze().shape:
+    if _shapes_differ(a, b):
         return f"the shapes differ: {one} {tuple(a.shape)}, {two} {tuple(b.shape)}"
-    shape = b.shape
+    shape, gap = b.shape, _gaps(a, b)
     a, b = a.flatten(), b.flatten()
-    gap = (a - b).abs()
-    gap[(a == b) | (a.isnan() & b.isnan())] = 0  # equal infinities; nan where nan is due
-    gap[gap.isnan()] = math.inf
     if not len(gap) or gap.max() <= tolerance:
         return ""
     i = int(gap.argmax())
     place = f"number {i} of {len(gap)}"
     if len(shape) > 1:
-        place = f"{[int(k) for k in torch.unravel_index(torch.tensor(i), shape)]}, {place}"
+        place = f"{[int(k) for k in np.unravel_index(i, shape)]}, {place}"
     apart = int((gap > tolerance).sum())
     return (
         f"max |{one} - {two}| = {gap[i]:.3g} at {place}: {one} {a[i]:.6g}, {two} {b[i]:.6g}"

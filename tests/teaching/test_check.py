@@ -1,5 +1,6 @@
 """The exercises and their checker: what passes, what does not, and what it says."""
 
+import contextlib
 import cProfile
 import json
 import math
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,12 +18,14 @@ import pytest
 import rewrites
 import torch
 
+from minisd.samplers import plms
 from minisd.teaching import guarded
 from minisd.teaching.checking import Exercise, check, compare
 from minisd.teaching.exercises import EXERCISES, unseen
 from minisd.teaching.exercises import NOTEBOOKS as IN_NOTEBOOKS
 from minisd.teaching.grading.data import encode
-from minisd.teaching.verdicts import copies, verdict
+from minisd.teaching.verdicts import FLOAT32, copies, difference, numbers, verdict
+from minisd.toy import GaussianMixture, IdealDenoiser
 
 ROOT = pathlib.Path(__file__).parents[2]
 X = torch.arange(6.0).double().reshape(2, 3)
@@ -145,6 +149,22 @@ def test_an_honest_answer_may_be_profiled(square, capsys):
     assert plain.__code__ in seen and capsys.readouterr().out.count("correct") == 4
     with cProfile.Profile(), pytest.raises(AssertionError, match="which is the answer"):
         check("square", lambda x, k: EXERCISES["square"].reference(x, k))
+
+
+def by_hand(x, k):
+    """As a notebook may define it."""
+    return x * x + k
+
+
+def test_a_function_of_the_notebook_may_be_the_answer(square, monkeypatch, capsys):
+    exercise = replace(EXERCISES["square"], given=("by_hand", "of_no_cell"))
+    monkeypatch.setitem(EXERCISES, "square", exercise)
+    with pytest.raises(AssertionError, match="your function calls .*by_hand, which is the answer"):
+        check("square", lambda x, k: by_hand(x, k))
+    check("square", by_hand)  # a student's own, of that name
+    monkeypatch.setitem(EXERCISES, "square", replace(exercise, allowed=("by_hand",)))
+    check("square", lambda x, k: by_hand(x, k))
+    assert capsys.readouterr().out.count("correct") == 2
 
 
 def raises(x, k):
@@ -311,7 +331,35 @@ def test_float32_has_a_hint_of_its_own(answer, told, monkeypatch):
     monkeypatch.setitem(EXERCISES, "third", exercise)
     with pytest.raises(AssertionError) as error:
         check("third", answer)
-    assert ("hint: equal to 6 digits, which looks like float32" in str(error.value)) == told
+    assert ("hint: right to seven digits" in str(error.value)) == told
+
+
+DOUBLED = "x is doubled, not squared"
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda x, k: 0.6 * x + k, DOUBLED),
+        (lambda x, k: (0.6 * x + k).float(), DOUBLED),
+        (lambda x, k: (0.6 * x + k) * (1 + 1e-6), DOUBLED),
+        (lambda x, k: (0.6 * x + k) * 1.001, ""),
+        (lambda x, k: 0.6 * x + (k or 9), DOUBLED),  # the next case may differ
+        (lambda x, k: 0.6 * x + k if k else X[7], DOUBLED),  # or fail
+        (lambda x, k: (0.3 * x**2).float() if k == 0 else 0.6 * x + k, DOUBLED),
+        (lambda x, k: 0.3 * x**2 + k if k == 1 else 0.6 * x + k, ""),  # right where the slip is not
+    ],
+)
+def test_a_slip_is_known_by_the_first_wrong_case(answer, hint, square, monkeypatch):
+    exercise = Exercise(
+        lambda x, k: 0.3 * x**2 + k,
+        lambda g: [(X, 1.0), (X / 3, 0.0), (X / 7, 0.0)],
+        {DOUBLED: lambda x, k: 0.6 * x + k},
+    )
+    monkeypatch.setitem(EXERCISES, "third", exercise)
+    with pytest.raises((AssertionError, IndexError)) as error:
+        check("third", answer)
+    assert (f"hint: {DOUBLED}" in str(error.value)) == bool(hint)
 
 
 def test_a_count_that_is_one_off_is_not_float32(monkeypatch):
@@ -352,9 +400,16 @@ def test_exercise(name, capsys):
     wrong; each slip is rejected, and its own hint names it."""
     exercise = EXERCISES[name]
     assert judged(exercise, exercise.reference).status == "correct"
-    for ours in (exercise.reference, *exercise.given):
+    assert exercise.reference in exercise.borrowed and plms in exercise.borrowed
+    for ours in (exercise.reference, *filter(callable, exercise.given)):
+
+        def calls(*case, ours=ours):
+            with contextlib.suppress(Exception):  # it may want other arguments
+                ours(*copies(case))
+            return getattr(rewrites, name)(*case)
+
         with pytest.raises(AssertionError, match=f"{name}: your function calls .* is the answer"):
-            check(name, lambda *a, ours=ours: ours(*a))
+            check(name, calls)
     check(name, lambda *a: ...)
     assert capsys.readouterr().out == f"{name}: not attempted yet\n"
     cases = exercise.drawn()
@@ -368,6 +423,62 @@ def test_exercise(name, capsys):
     for hint, slip in exercise.slips.items():
         with pytest.raises(AssertionError, match=re.escape(f"hint: {hint}")):
             check(name, slip)
+
+
+def single(value):
+    """The same in float32."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.float()
+    if isinstance(value, (tuple, list)):
+        return type(value)(single(v) for v in value)
+    if isinstance(value, IdealDenoiser):
+        data = value.mixture
+        means, weights = single(data.means), single(data.weights)
+        return IdealDenoiser(
+            GaussianMixture(means, data.std, weights, data.labels), single(value.ab)
+        )
+    return value
+
+
+def in_float32(function):
+    def answer(*case):
+        try:
+            found = numbers(function(*single(case)))
+        except RuntimeError as error:  # a schedule in float64 beside it
+            assert "same dtype" in str(error)
+            found = numbers(function(*case))
+        return found if (found == found.round()).all() else found.float()
+
+    return answer
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_float32_is_told_and_hides_no_slip(name):
+    exercise = EXERCISES[name]
+    found = judged(exercise, in_float32(exercise.reference))
+    assert found.status == "correct" or found.hint == FLOAT32, found
+    for hint, slip in exercise.slips.items():
+        try:
+            found = judged(exercise, in_float32(slip))
+        except Exception:  # this slip cannot be made in float32
+            continue
+        assert found.status == "wrong" and found.hint in (hint, ""), (hint, found)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_slip_that_is_not_known_gets_no_hint_of_another(name):
+    """Unless the two give the same numbers in the case that is shown."""
+    exercise = EXERCISES[name]
+    cases = exercise.drawn()
+    for hint, slip in exercise.slips.items():
+        others = {h: s for h, s in exercise.slips.items() if h != hint}
+        gave = [slip(*copies(case)) for case in cases]
+        found = verdict(replace(exercise, slips=others), cases, gave.__getitem__)
+        assert found.status == "wrong"
+        if found.hint:
+            shown = int(re.match(r"case (\d+)", found.text)[1]) - 1
+            other = others[found.hint](*copies(cases[shown]))
+            assert not difference(numbers(gave[shown]), numbers(other), exercise.tolerance), hint
 
 
 def code_cells(path):
@@ -453,6 +564,7 @@ def test_every_solution_is_right_and_every_slip_named_on_fresh_cases(path, capsy
         exec(cell, names)
     for name, function in checks(path):
         exercise, answer = EXERCISES[name], names[function]
+        check(name, answer)  # and nothing in it is borrowed
         for seed in (0, 1, 2**31 - 1):
             cases = exercise.drawn(seed) + unseen(name, seed)
             gave = [answer(*copies(case)) for case in cases]

@@ -20,7 +20,8 @@ from minisd.teaching.exercises import EXERCISES, NOTEBOOKS
 from minisd.teaching.grading.apart import Stopped, size, users_of
 from minisd.teaching.grading.data import Unreadable, decode, encode, encode_numbers, read_answers
 from minisd.teaching.grading.grade import grade_all
-from minisd.teaching.grading.jobs import Mark, Row, Settings, _best, grade, package_files
+from minisd.teaching.grading.jobs import Mark, Row, Settings, _best, _given, grade, package_files
+from minisd.teaching.grading.kernel import ask
 from minisd.teaching.grading.page import page
 from minisd.teaching.grading.record import TRIES, Record, key
 from minisd.teaching.grading.runner import read
@@ -128,6 +129,30 @@ def test_the_references_stay_here():
         and b"raise Module" in files["teaching/exercises.py"]
     )
     assert not any(b"_fuse_swapped" in text for text in files.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "called"),
+    [
+        ("plms_sampler", "lambda *case: last(plms(*case)).x", ["minisd.samplers.plms"]),
+        ("heun_step", "lambda *case: heun_by_hand(*case)[0]", ["notebook.heun_by_hand"]),
+        ("official_levels", "by_cutting", []),  # the student's own, of that name
+        ("two_steps_back", "lambda a, b, t, r, s: posterior(a, b, t, s)", []),
+    ],
+)
+def test_what_is_borrowed_is_seen_in_the_kernel(name, answer, called, tmp_path):
+    names = {"__name__": "notebook"}
+    exec(
+        "from minisd.equations import posterior\nfrom minisd.samplers import last, plms\n"
+        "def heun_by_hand(*case): return [0.0]\ndef by_cutting(picture): return 0.0\n",
+        names,
+    )
+    request = {"exercise": name, "function": answer, "given": _given(name), "seconds": 5}
+    request["cases"] = [[encode(v) for v in case] for case in EXERCISES[name].drawn()]
+    (tmp_path / "request").write_text(json.dumps(request))
+    ask(names, str(tmp_path / "request"), str(tmp_path / "answers"))
+    lines = read_answers((tmp_path / "answers").read_text())
+    assert len(lines) == len(request["cases"]) + 1 and lines[-1] == {"calls": called}
 
 
 # ---- the record ---------------------------------------------------------------------------

@@ -64,6 +64,7 @@ EXERCISES = {
         },
         level="easy",
         goal="turn the paper's time t into the official code's index",
+        given=("remembered",),
     ),
     "official_timesteps": Exercise(
         official_timesteps,

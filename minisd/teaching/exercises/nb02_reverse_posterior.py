@@ -181,6 +181,7 @@ EXERCISES = {
         },
         level="hard",
         goal="chain two reverse steps and compare with one long one",
+        allowed=(posterior,),
     ),
     "mean_unknown_x0": Exercise(
         _guess_of(lambda x, ab_t: torch.tanh(ab_t.sqrt() * x / (1 - ab_t))),

@@ -196,5 +196,6 @@ EXERCISES = {
         },
         level="hard",
         goal="find the loss that no network can beat, for Gaussian data",
+        given=("optimal_loss",),
     ),
 }

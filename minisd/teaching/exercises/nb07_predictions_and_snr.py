@@ -2,8 +2,22 @@
 
 import torch
 
-from ...equations import eps_from_v, guided_eps, multistep_eps, x0_from_v
-from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_betas
+from ...equations import (
+    eps_from_v,
+    guided_eps,
+    multistep_eps,
+    q_sample,
+    q_step,
+    velocity,
+    x0_from_v,
+)
+from ...schedules import (
+    alpha_bar,
+    cosine_betas,
+    linear_betas,
+    scaled_linear_betas,
+    zero_terminal_snr,
+)
 from ..checking import Exercise
 
 
@@ -116,6 +130,7 @@ EXERCISES = {
         },
         level="easy",
         goal="get x0 back from v by rotating",
+        given=(velocity,),
     ),
     "eps_from_v": Exercise(
         eps_from_v,
@@ -137,6 +152,7 @@ EXERCISES = {
         },
         level="easy",
         goal="get eps back from v, at both ends of time too",
+        given=(q_sample, q_step),
     ),
     "v_from_x0": Exercise(
         _v_from_x0,
@@ -264,6 +280,7 @@ EXERCISES = {
         },
         level="middle",
         goal="make a schedule end in noise alone",
+        given=(zero_terminal_snr,),
     ),
     "brightness_left": Exercise(
         lambda ab_T, d: (1 / (1 + ab_T * (d - 1))) ** 0.5,

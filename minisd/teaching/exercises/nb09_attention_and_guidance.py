@@ -189,7 +189,7 @@ EXERCISES = {
         },
         level="easy",
         goal="write attention as a loop over queries",
-        given=(attention,),
+        given=(attention, "in_blocks"),
     ),
     "repaired_query": Exercise(
         lambda w, d, d_used: w * (d_used / d) ** 0.5,

@@ -288,6 +288,7 @@ EXERCISES = {
         },
         level="easy",
         goal="measure how much of a codebook is used",
+        given=("perplexity",),
     ),
     "code_bits": Exercise(
         _code_bits,

@@ -77,5 +77,6 @@ EXERCISES = {
         },
         level="easy",
         goal="turn a picture into bytes as the official script does",
+        given=("by_cutting",),
     ),
 }

@@ -579,6 +579,7 @@ EXERCISES = {
         },
         level="middle",
         goal="correct Euler's step as Heun does",
+        given=("heun_by_hand",),
     ),
     "churned_x": Exercise(
         _churned(),

@@ -148,9 +148,8 @@ def _cases(name: str, settings: Settings) -> list[tuple]:
 
 
 def _given(name: str) -> list[str]:
-    """Where the kernel finds the functions that are the answer, if they are the package's."""
-    exercise = EXERCISES[name]
-    names = [full_name(f) for f in (exercise.reference, *exercise.given)]
+    """Where the kernel finds the functions that are the answer: the package's, the notebook's."""
+    names = [f if isinstance(f, str) else full_name(f) for f in EXERCISES[name].borrowed]
     return [n for n in names if not n.startswith("minisd.teaching.exercises.")]
 
 

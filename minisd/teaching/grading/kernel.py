@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-from ..guarded import TooLong, attempt, full_name, noticing, own_line, time_limit
+from ..guarded import TooLong, attempt, found_in, full_name, noticing, own_line, time_limit
 from ..verdicts import NotNumbers, blank, numbers
 from .data import decode, encode_numbers
 
@@ -28,10 +28,11 @@ def ask(names: dict, request: str, answers: str) -> None:
         raise TypeError(
             f"check wants the function itself, and was given a {type(function).__name__}"
         )
+    ours = found_in(function, map(_find, wanted["given"]))
     with open(answers + ".part", "w") as file:
         found = []
         for case in wanted["cases"]:
-            with noticing(filter(None, map(_find, wanted["given"]))) as called:
+            with noticing(ours) as called:
                 line = _answer(function, [decode(v) for v in case], wanted["seconds"])
             found += called
             file.write(json.dumps(line) + "\n")
@@ -41,10 +42,10 @@ def ask(names: dict, request: str, answers: str) -> None:
     os.replace(answers + ".part", answers)
 
 
-def _find(name: str) -> Callable | None:
+def _find(name: str) -> Callable | str | None:
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute) if module else name
     except (ImportError, AttributeError):  # a reference of the exercises: it is not here
         return None
 
