@@ -70,7 +70,8 @@ def of_the_notebook(name: str) -> list[Callable]:
     for node in (node for cell in cells(path) for node in cell.body):
         defined = isinstance(node, ast.FunctionDef) and node.name not in stub_names
         if defined or isinstance(node, (ast.Import, ast.ImportFrom)):
-            exec(compile(ast.Module([node], []), str(path), "exec"), names)
+            with contextlib.suppress(NameError):  # its defaults are of the cells that are left out
+                exec(compile(ast.Module([node], []), str(path), "exec"), names)
     return [f for f in names.values() if inspect.isfunction(f) and f.__module__ == "notebook"]
 
 

@@ -54,8 +54,8 @@ def _cosine(T, s, max_beta, power=2, clip=True, divide=True):
 
 
 def _spreads(generator):
-    yield 0.25, scaled_linear_betas()[:10]
     yield 1.0, linear_betas(20)
+    yield 0.25, scaled_linear_betas()[:10]
     yield 0.0, scaled_linear_betas()[:3]
     yield 4.0, torch.tensor([0.3, 0.9, 0.5], dtype=torch.float64)
     yield 0.5, torch.tensor([1.0], dtype=torch.float64)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from ...equations import (
+    ddim_ode_step,
     ddim_step,
     eps_integral_step,
     exponential_moments,
@@ -385,7 +386,7 @@ EXERCISES = {
         },
         level="easy",
         goal="write DPM-Solver's first step, eq. 3.7",
-        given=(transfer, ddim_step),
+        given=(transfer, ddim_step, ddim_ode_step),
     ),
     "first_moment": Exercise(
         _first_moment,
