@@ -20,6 +20,7 @@ from ...equations import (
     transfer,
     x0_integral_step,
 )
+from ...prediction import move
 from ...schedules import alpha_bar, scaled_linear_betas
 from ...toy import GaussianMixture, IdealDenoiser
 from ..checking import Exercise
@@ -386,7 +387,7 @@ EXERCISES = {
         },
         level="easy",
         goal="write DPM-Solver's first step, eq. 3.7",
-        given=(transfer, ddim_step, ddim_ode_step),
+        given=(transfer, ddim_step, ddim_ode_step, move),
     ),
     "first_moment": Exercise(
         _first_moment,
