@@ -210,7 +210,8 @@ def unknown(what: str, name: str, known: dict[str, str]) -> ValueError:
     """A sentence with the names that are nearest, or with all of them."""
     near = difflib.get_close_matches(plain(name), known, 5, 0.5)
     near = list(dict.fromkeys(known[one] for one in near))[:3]
-    near = f"the nearest are {listed(near)}" if near else f"there are {listed(known.values())}"
+    verb = "is" if len(near) == 1 else "are"
+    near = f"the nearest {verb} {listed(near)}" if near else f"there are {listed(known.values())}"
     return ValueError(f"there is no {what} {name!r:.60}: {near}")
 
 
