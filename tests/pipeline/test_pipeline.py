@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from network_pairs import difference, randomise
-from pipeline_pairs import MERGES, Theirs, ours
+from pipeline_pairs import MERGES, ours
 
 from minisd import samplers
 from minisd.checkpoints.families import FAMILIES, on_meta
@@ -66,19 +66,6 @@ def compare(run, theirs):
     mine = (run.pictures() + 1) / 2
     assert mine.shape == pixels.shape and pixels.std() > 0.1
     assert (mine - pixels).abs().max() <= NEAR_PICTURE
-
-
-@pytest.fixture(scope="module")
-def theirs():
-    """diffusers' side of a family, made once."""
-    made = {}
-
-    def get(*family):
-        if family not in made:
-            made[family] = Theirs(ours(*family))
-        return made[family]
-
-    return get
 
 
 # ---- diffusers ----------------------------------------------------------------------------

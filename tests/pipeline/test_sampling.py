@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
-from pipeline_pairs import SD_BETAS, Theirs, ours
+from pipeline_pairs import SD_BETAS, ours
 from test_pipeline import NEGATIVE, PROMPT, TINY, compare, tiny
 
 from minisd import samplers
@@ -32,19 +32,6 @@ from minisd.pipeline.settings import (
 
 HOW = {"scale": 5.0, "steps": 10, "seed": 3}
 KARRAS = {"use_karras_sigmas": True, "steps_offset": 1}
-
-
-@pytest.fixture(scope="module")
-def theirs():
-    """diffusers' side of a family, made once."""
-    made = {}
-
-    def get(*family):
-        if family not in made:
-            made[family] = Theirs(ours(*family))
-        return made[family]
-
-    return get
 
 
 # ---- what each family samples with --------------------------------------------------------
