@@ -277,6 +277,17 @@ def sgm_times(T: int, steps: int) -> list[int]:
     return [*(indices + 1).tolist(), 0]
 
 
+def turbo_times(T: int, steps: int) -> list[int]:
+    """The first of [T, 0.9 T, 0.8 T, ...], and then 0: what SD-Turbo and SDXL-Turbo were made for.
+
+    1 to 10 steps; the official demo has 1 to 4. Official: `SubstepSampler.steps_subset`
+    """
+    _check_steps(T, steps)
+    if steps > 10:
+        raise ValueError(f"the turbo grid has 1 to 10 steps, got steps={steps}")
+    return [T - i * T // 10 for i in range(steps)] + [0]
+
+
 def check_times(times, T: int) -> list[float]:
     """`times` as a list of numbers, ints where they are whole; ValueError unless they are two or
     more, decreasing, within T..1 or 0: below t = 1 there is nothing but the clean picture."""

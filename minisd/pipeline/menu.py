@@ -44,16 +44,6 @@ class Grid(NamedTuple):
     note: str = ""
 
 
-def turbo_times(T: int, steps: int) -> list[int]:
-    """The first of [T, 0.9 T, 0.8 T, ...], and then 0: what SD-Turbo and SDXL-Turbo were made for.
-
-    1 to 10 steps; the official demo has 1 to 4. Official: `SubstepSampler.steps_subset`
-    """
-    if not 1 <= steps <= 10:
-        raise ValueError(f"the turbo grid has 1 to 10 steps, got steps={steps}")
-    return [T - i * T // 10 for i in range(steps)] + [0]
-
-
 def _rows(table: str, notes: dict[str, str]) -> dict[str, dict[str, str]]:
     """A table's rows by the names here: what the other programs call them, and a note."""
     programs = ("a1111", "diffusers", "comfyui", "sgm")
@@ -151,7 +141,7 @@ WHOLE = {  # of T, and not of ᾱ
     "trailing": schedules.trailing_times,
     "linspace": schedules.linspace_times,
     "sgm": schedules.sgm_times,
-    "turbo": turbo_times,
+    "turbo": schedules.turbo_times,
 }
 
 
