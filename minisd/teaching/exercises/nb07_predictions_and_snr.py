@@ -209,11 +209,11 @@ EXERCISES = {
         _change_guidance,
         _change_guidance_cases,
         {
-            "the paper's w is s - 1: w = 0 is the conditional prediction": lambda u, g, s, w: (
+            "the paper's w is g - 1: w = 0 is the conditional prediction": lambda u, g, s, w: (
                 u + w / s * (g - u)
             ),
-            "the sign: s is w + 1, not w - 1": lambda u, g, s, w: u + (w - 1) / s * (g - u),
-            "`guided` is not the conditional prediction: it has gone s times as far": (
+            "the sign: g is w + 1, not w - 1": lambda u, g, s, w: u + (w - 1) / s * (g - u),
+            "`guided` is not the conditional prediction: it has gone g times as far": (
                 lambda u, g, s, w: u + (1 + w) * (g - u)
             ),
             "start at the unconditional prediction, not at the guided one": lambda u, g, s, w: (
@@ -227,9 +227,9 @@ EXERCISES = {
         _rescale_phi,
         lambda generator: [(1.0, 3.0, 1.5), (1.0, 3.0, 3.0), (1.0, 3.0, 1.0), (0.8, 2.0, 1.1)],
         {
-            "that is 1-φ": lambda c, g, target: (target - c) / (g - c),
-            "φ is a share of the way, not a ratio of spreads": lambda c, g, target: target / g,
-            "the guided spread is where φ = 0 stands, not 0": lambda c, g, target: (g - target) / g,
+            "that is 1-κ": lambda c, g, target: (target - c) / (g - c),
+            "κ is a share of the way, not a ratio of spreads": lambda c, g, target: target / g,
+            "the guided spread is where κ = 0 stands, not 0": lambda c, g, target: (g - target) / g,
         },
         level="easy",
         goal="choose the share of rescaling that gives a wanted spread",

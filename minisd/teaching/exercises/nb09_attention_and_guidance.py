@@ -299,7 +299,7 @@ EXERCISES = {
         {
             "they do not just add up": lambda w1, w2: w1 + w2,
             "scales multiply, but scales are 1 + w": lambda w1, w2: w1 * w2,
-            "that is SD's scale s": lambda w1, w2: (1 + w1) * (1 + w2),
+            "that is SD's scale g": lambda w1, w2: (1 + w1) * (1 + w2),
         },
         level="middle",
         goal="see what guiding twice amounts to",

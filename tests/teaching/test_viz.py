@@ -1,0 +1,123 @@
+"""What `viz` puts on a page: a picture, its words, a flip-book that is told apart from others."""
+
+import base64
+import io
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from minisd.teaching import viz
+from minisd.teaching.viz import page
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """What would be on the page: (data, metadata) of each picture, and the HTML."""
+    import IPython.display
+
+    pictures, html = [], []
+    monkeypatch.setattr(
+        IPython.display,
+        "publish_display_data",
+        lambda data, metadata: pictures.append((data, metadata)),
+    )
+    monkeypatch.setattr(IPython.display, "display", lambda shown: html.append(shown.data))
+    return pictures, html
+
+
+def sheet(pictures):
+    return Image.open(io.BytesIO(base64.b64decode(pictures[-1][0]["image/png"])))
+
+
+def test_a_figure_has_its_words_three_times(published):
+    viz.plt.plot([1, 2])
+    viz.display("a line <from 1 to 2>")
+    [(data, metadata)], [html] = published
+    assert data["text/plain"] == metadata["image/png"]["alt"] == "a line <from 1 to 2>"
+    assert "a line &lt;from 1 to 2&gt;" in html and viz.plt.get_fignums() == []
+
+
+def frames(published, n, columns=4):
+    def draw(figure, shade):
+        figure.set_facecolor((shade, shade, shade))
+
+    viz.flip(
+        draw,
+        [k / n for k in range(n)],
+        [f"k = {k}" for k in range(n)],
+        alt="grey that grows lighter",
+        size=(1, 0.5),
+        columns=columns,
+    )
+    pictures, html = published
+    items = json.loads(re.search(r"const it = ({.*?});\n", html[-1])[1])
+    return sheet(pictures), items, html[-1]
+
+
+@pytest.mark.parametrize(("n", "columns"), [(6, 4), (4, 4), (3, 4), (5, 1)])
+def test_a_flip_book_is_one_sheet_of_its_frames(published, n, columns):
+    picture, items, html = frames(published, n, columns)
+    across = min(columns, n)
+    assert items["frame"] == [100, 50] and list(picture.size) == items["sheet"]
+    assert picture.size == (100 * across, 50 * -(-n // across))
+    assert items["labels"] == [f"k = {k}" for k in range(n)]
+    for k in range(n):
+        grey = picture.convert("L").getpixel((k % across * 100 + 50, k // across * 50 + 25))
+        assert abs(grey - 255 * k / n) <= 1
+    assert f'class="{items["name"]}"' in html and "image/png" not in html
+
+
+def test_flip_books_are_told_apart_and_say_the_same_twice(published):
+    (_, one, html), (_, again, same) = frames(published, 6), frames(published, 6)
+    _, other, _ = frames(published, 5)
+    assert one["name"] == again["name"] != other["name"] and html == same
+
+
+def test_a_label_for_each_frame():
+    with pytest.raises(ValueError, match="a label for each frame: got 2 frames, 1 labels"):
+        viz.flip(lambda figure, value: None, [1, 2], ["one"], alt="two")
+
+
+def test_words_cannot_close_the_script(published):
+    viz.flip(lambda figure, value: None, [1], ["</script><b>"], alt="a </script> in the words")
+    html = published[1][-1]
+    assert html.count("</script>") == 1 and html.endswith("</script>")
+
+
+def test_titles_one_for_each_column_or_each_picture(published, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text)
+    )
+    viz.strip(torch.zeros(4, 3, 8, 8), ["a", "b"], rows=2, alt="four grey pictures")
+    viz.strip(torch.zeros(4, 3, 8, 8), ["a", "b", "c", "d"], rows=2, alt="four grey pictures")
+    assert titles == ["a", "b", "a", "b", "c", "d"]
+
+
+def test_pictures_are_at_least_128_pixels_wide_where_six_fill_a_row(published):
+    viz.strip(torch.zeros(6, 3, 64, 64), alt="six grey pictures")
+    assert sheet(published[0]).width >= 6 * 128
+
+
+SOURCE = '''def f(x):
+    """The first line of it, which is quite a bit longer than what fits into a narrow column.
+
+        a formula that is too long to fit into the narrow column as well, so that it is broken
+
+    x: the first argument, of which there is a lot to say, and it goes on
+    and on.
+    y: another -> result.
+    """
+    return "a string of code that is too long for the column, and stays as it is, in one line"
+'''
+
+
+def test_docstrings_are_broken_between_words():
+    out = page.narrow(SOURCE, 50)
+    assert out.split() == SOURCE.split()
+    *doc, code = out.strip().split("\n")
+    assert all(len(line) <= 50 for line in doc) and code == SOURCE.strip().split("\n")[-1]
+    assert "    y: another -> result." in doc and page.narrow(SOURCE, 200) == SOURCE
