@@ -19,6 +19,14 @@ BLUE, ORANGE, GREEN, PINK = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
 RED, SKY, BLACK = "#d55e00", "#56b4e9", "#222222"
 COLORS = (BLUE, ORANGE, GREEN, PINK, RED, SKY, BLACK)
 UNSEEN = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)"
+# JupyterLab gives a picture no `alt`, and a screen reader would spell out its data.
+WORDS = """<script>
+for (const words of document.querySelectorAll(".minisd-words")) {
+  const all = [...words.closest(".jp-OutputArea")?.querySelectorAll("img") ?? []];
+  const before = all.filter((it) => words.compareDocumentPosition(it) & 2).pop();
+  if (before && !before.alt) { before.alt = words.textContent; words.ariaHidden = "true"; }
+}
+</script>"""
 # JupyterLab would break the lines of a shown source anywhere, also within a word.
 STYLE = (
     ".jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre code {white-space: pre; overflow-x: auto}"
@@ -66,14 +74,15 @@ def publish(png: bytes, alt: str, html: str = "") -> None:
     """Put a PNG on the page, with words for those who cannot see it, and `html` below.
 
     The words go where screen readers, other front ends and a plain terminal look for them: the
-    picture's `alt`, a line of HTML that is not drawn, and text/plain. No front end compares the
-    picture when a notebook runs as a test; the words are compared.
+    picture's `alt`, a line of HTML that is not drawn, and text/plain. When a notebook runs as a
+    test, the picture is not compared, and the words are.
     """
     from IPython.display import HTML, display, publish_display_data
 
     data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
     publish_display_data(data, {"image/png": {"alt": alt}})
-    display(HTML(f'<div style="{UNSEEN}">{escape(alt)}</div>{html}', metadata={}))
+    words = f'<div class="minisd-words" style="{UNSEEN}">{escape(alt)}</div>{WORDS}'
+    display(HTML(words + html, metadata={}))
 
 
 def display(alt: str, figure=None) -> None:
