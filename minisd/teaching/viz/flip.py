@@ -43,6 +43,8 @@ SCRIPT = """
     slider.style.flex = "1";
     label.style.cssText = "min-width:9em;font-size:14px;font-variant-numeric:tabular-nums";
     play.style.cssText = "min-width:5em;padding:2px 8px;cursor:pointer";
+    box.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys,
+    box.onkeydown = (event) => event.stopPropagation();  // and the focus
     let timer = 0;
     const draw = () => {
       const k = Number(slider.value), [x, y] = [k % columns, Math.floor(k / columns)];
