@@ -82,8 +82,8 @@ def cfg(
     model(x, t, c) -> (b, ...); cond and uncond are tensors (b, ...) or dicts of such, of one shape;
     uncond is the empty prompt, or a negative one. scale 1 calls the model with cond alone, scale 0
     gives uncond; a function t -> scale sets it for each time (`interval`, `per_step`). Works on ε,
-    v and x0 alike; rescale, Zero-SNR §3.4's share κ (its φ), is for v and x0: the spread of ε is near 1
-    with guidance and without, so there it does nearly nothing.
+    v and x0 alike; rescale, the share κ of Zero-SNR §3.4, is for v and x0: the spread of ε is near
+    1 with guidance and without, so there it does nearly nothing.
     Official: `get_model_output`, `unconditional_guidance_scale`, `unconditional_conditioning`
     """
     if not callable(scale):

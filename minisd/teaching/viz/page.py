@@ -32,8 +32,6 @@ STYLE = """
 .jp-OutputArea-output.jp-RenderedMarkdown pre, .jp-OutputArea-output.jp-RenderedMarkdown pre code {
   white-space: pre !important; word-break: normal !important; font-size: 13px !important;
 }"""
-    ".jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre code {white-space: pre; overflow-x: auto}"
-)
 WIDE = 74  # characters of code that JupyterLab shows in one line on a laptop's screen
 
 
