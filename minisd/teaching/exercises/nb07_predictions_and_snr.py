@@ -1,5 +1,7 @@
 """Exercises of notebook 07."""
 
+import math
+
 import torch
 
 from ...equations import (
@@ -336,7 +338,7 @@ EXERCISES = {
                 u + (1 + w) * s * (g - u)
             ),
             "the ratio is upside down: 1 + w stands above, scale below": lambda u, g, s, w: (
-                u + s / (1 + w) * (g - u)
+                u + s / (1 + w or math.nan) * (g - u)
             ),
             "this is ε_c: guide it with w": lambda u, g, s, w: u + (g - u) / s,
             "ε_c is eps_u + (guided - eps_u)/scale, not guided/scale": lambda u, g, s, w: (
@@ -382,7 +384,7 @@ EXERCISES = {
                 (target - c) / g
             ),
             "it is upside down: the whole way stands below": lambda c, g, target: (
-                (g - c) / (g - target)
+                (g - c) / (g - target or math.nan)
             ),
             "both parts are multiples of x_g, so their std add, not their variances": (
                 lambda c, g, target: (g**2 - target**2) / (g**2 - c**2)
@@ -404,11 +406,8 @@ EXERCISES = {
             "every v belongs to its own x and ᾱ, not to the newest x": lambda xs, vs, abs_: (
                 multistep_eps([eps_from_v(xs[0], v, ab) for v, ab in zip(vs, abs_, strict=True)])
             ),
-            "every v belongs to its own ᾱ, not to the newest": lambda xs, vs, abs_: multistep_eps(
-                [eps_from_v(x, v, abs_[0]) for x, v in zip(xs, vs, strict=True)]
-            ),
-            "x and v were averaged: turn each pair into ε first": lambda xs, vs, abs_: eps_from_v(
-                multistep_eps(list(xs)), multistep_eps(list(vs)), abs_[0]
+            "every pair of x and v belongs to its own ᾱ, not to the newest": lambda xs, vs, abs_: (
+                multistep_eps([eps_from_v(x, v, abs_[0]) for x, v in zip(xs, vs, strict=True)])
             ),
             "the newest comes first in the lists already": lambda xs, vs, abs_: _plms_from_v(
                 xs.flip(0), vs.flip(0), abs_.flip(0)
@@ -483,7 +482,7 @@ EXERCISES = {
     ),
     "brightness_left": Exercise(
         lambda ab_T, d: (1 / (1 + ab_T * (d - 1))) ** 0.5,
-        lambda generator: [(0.0046601, d) for d in (1, 256, 4096, 16384)] + [(0.0, 4096), (0.3, 9)],
+        lambda generator: [(0.0046601, d) for d in (256, 1, 4096, 16384)] + [(0.0, 4096), (0.3, 9)],
         {
             "this is a ratio of variances: take its root": lambda ab_T, d: 1 / (1 + ab_T * (d - 1)),
             "the noise in training's x_T has variance 1-ᾱ_T, not 1": lambda ab_T, d: (
