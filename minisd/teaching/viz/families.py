@@ -129,8 +129,8 @@ def families_side_by_side(families: dict[str, tuple] = FAMILIES, *, alt: str) ->
     """Each family as a column: text encoders, U-Net by level, vector, autoencoder, prediction.
 
     families: name -> (text configs, U-Net config, autoencoder config, pixels of a side). All
-    numbers are read off the configs. A level's bar is as long as its channels are many; it is orange where
-    the level has SpatialTransformers, and "10 blocks" are the blocks in each of them.
+    numbers are read off the configs. A level's bar is as long as its channels are many. It is
+    orange where the level has SpatialTransformers; "10 blocks" are the blocks in each of them.
     """
     _, axis = plt.subplots(figsize=(9.6, 8.0))
     axis.set(xlim=(0, 96), ylim=(1, 80))
@@ -172,9 +172,8 @@ def families_side_by_side(families: dict[str, tuple] = FAMILIES, *, alt: str) ->
             row(deepest if middle else level, words, channels / most, color)
         for level in range(len(unet.channel_mult), deepest):
             row(level, "no such level")
-        vector = (
-            f"extra vector of {unet.vector_dim} numbers" if unet.vector_dim else "no extra vector"
-        )
+        numbers = unet.vector_dim
+        vector = f"extra vector of {numbers} numbers" if numbers else "no extra vector"
         row(deepest + 1, vector, bool(numbers), GREEN)
 
         words = f"predicts {PREDICTED[unet.prediction]}: ({unet.out_channels}, {side}, {side})"
