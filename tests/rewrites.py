@@ -603,9 +603,12 @@ def whole_words(counts):
     return np.sum(np.cumsum(counts) <= 75)
 
 
-def causal_attention(q, k, v):
-    n = q.shape[-2]
-    return _attend(q, k, v, np.tri(n, dtype=bool))
+def prompt_rows(prompts, negatives):
+    rows = np.full((len(negatives) + len(prompts), 77), 49407)
+    for row, ids in zip(rows, (*negatives, *prompts), strict=True):
+        row[0] = 49406
+        row[1 : 1 + len(ids)][:75] = ids[:75]
+    return rows
 
 
 def rows_that_differ(a, b):
@@ -627,10 +630,6 @@ def text_context(states, family):
 
 def end_position(ids):
     return np.argmax(A(ids) == 49407, axis=1)
-
-
-def text_parameters(width, layers, vocabulary, length):
-    return np.dot([vocabulary + length + 2, layers * (12 * width + 13)], [width, width])
 
 
 # ---- 13 -----------------------------------------------------------------------------------
@@ -814,10 +813,6 @@ def sdxl_vector(pooled, original, crop, target):
     angle = np.outer([*original, *crop, *target], 10_000.0 ** (-np.arange(128) / 128))
     numbers = np.hstack([np.cos(angle), np.sin(angle)]).ravel()
     return np.hstack([A(pooled), np.tile(numbers, (len(pooled), 1))])
-
-
-def vector_dim(extra, model_channels):
-    return extra / (4 * model_channels) - 2 - 4 * model_channels
 
 
 def which_family(conv_in, to_k, label):
