@@ -32,7 +32,7 @@ STYLE = """
 .jp-OutputArea-output.jp-RenderedMarkdown pre, .jp-OutputArea-output.jp-RenderedMarkdown pre code {
   white-space: pre !important; word-break: normal !important; font-size: 13px !important;
 }"""
-WIDE = 74  # characters of code that JupyterLab shows in one line on a laptop's screen
+WIDE = 68  # characters of code that JupyterLab shows in one line on a laptop's screen
 
 
 def setup() -> None:
