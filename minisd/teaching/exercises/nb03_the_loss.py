@@ -102,8 +102,8 @@ EXERCISES = {
         _kl,
         _kl_cases,
         {
-            "p and q are swapped: the expectation is over q, the first Gaussian": lambda m, v, n, w: _kl(
-                n, w, m, v
+            "p and q are swapped: the expectation is over q, the first Gaussian": lambda m, v, n, w: (
+                _kl(n, w, m, v)
             ),
             "the variances' part counts once for each of the d numbers of a sample: a factor d is missing": (
                 lambda m, v, n, w: _kl(m, v, n, w, 1 / m[0].numel())
@@ -136,6 +136,9 @@ EXERCISES = {
             "one number for each sample: shape (b,), so no mean and no sum over the batch": (
                 lambda m, v, n, w: _kl(m, v, n, w).mean()
             ),
+            "a batch's samples are added up here: return one number for each, shape (b,)": (
+                lambda m, v, n, w: _kl(m, v, n, w).sum()
+            ),
         },
         level="middle",
         goal="compute the KL between two Gaussians, for each sample",
@@ -150,7 +153,9 @@ EXERCISES = {
             "you multiplied by the ratio: an error of ε costs more where there is more noise": lambda e, ab: (
                 e * ab / (1 - ab)
             ),
-            "ε enters x_t with √(1-ᾱ_t); the square of that factor is missing": lambda e, ab: e / ab,
+            "ε enters x_t with √(1-ᾱ_t); the square of that factor is missing": lambda e, ab: (
+                e / ab
+            ),
             "x_0 enters x_t with √ᾱ_t; solving for x_0 divides by it": lambda e, ab: e * (1 - ab),
             "eps_error is squared already: do not square it again": lambda e, ab: (
                 e**2 * (1 - ab) / ab
@@ -187,6 +192,12 @@ EXERCISES = {
             ),
             "x̂_0 is predicted at the time of x_t: pred_x0 takes ab_t": lambda x, e, ab_t, ab_s: (
                 posterior_mean(pred_x0(x, e, ab_s), x, ab_t, ab_s)
+            ),
+            "s and t are swapped: the order is ab_t, ab_s": lambda x, e, ab_t, ab_s: posterior_mean(
+                pred_x0(x, e, ab_t), x, ab_s, ab_t
+            ),
+            "the noise is subtracted from x_t, not added to it": lambda x, e, ab_t, ab_s: (
+                reverse_mean(x, -e, ab_t, ab_s)
             ),
             "that noises x̂_0 again with the old ε, a DDIM step; asked for is eq. 7's mean": (
                 lambda x, e, ab_t, ab_s: q_sample(pred_x0(x, e, ab_t), e, ab_s)
@@ -348,9 +359,8 @@ EXERCISES = {
             "only x_t is divided by √ᾱ_t; the term of the score is divided as well": (
                 lambda x, score, ab: x / ab.sqrt() + (1 - ab) * score
             ),
-            "ᾱ_t and 1-ᾱ_t are swapped": lambda x, score, ab: (
-                (x + ab * score) / (1 - ab).sqrt()
-            ),
+            "ᾱ_t and 1-ᾱ_t are swapped": lambda x, score, ab: (x + ab * score) / (1 - ab).sqrt(),
+            "the term of the score is missing": lambda x, score, ab: x / ab.sqrt(),
             "that is the noise ε; eq. 15 still has to make x_0 of it": lambda x, score, ab: (
                 -(1 - ab).sqrt() * score
             ),
