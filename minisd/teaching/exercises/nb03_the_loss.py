@@ -102,14 +102,14 @@ EXERCISES = {
         _kl,
         _kl_cases,
         {
-            "p and q are swapped: the expectation is over q, the first Gaussian": lambda m, v, n, w: (
-                _kl(n, w, m, v)
+            "p and q are swapped: the mean is taken over q, the first": lambda m, v, n, w: _kl(
+                n, w, m, v
             ),
-            "the variances' part counts once for each of the d numbers of a sample: a factor d is missing": (
+            "the variances' part counts for each of the d numbers of a sample: d is missing": (
                 lambda m, v, n, w: _kl(m, v, n, w, 1 / m[0].numel())
             ),
             "a KL is a sum over the d numbers of a sample, and this is their mean": _kl_mean,
-            "only the distance of the means is here; var_q and var_p differ, so a second part is missing": (
+            "only the distance of the means is here; the part of the variances is missing": (
                 lambda m, v, n, w: _kl(m, v, n, w, 0.0)
             ),
             "var_q and var_p are variances, σ² already: do not square them": (
@@ -147,10 +147,10 @@ EXERCISES = {
         lambda eps_error, ab_t: eps_error * (1 - ab_t) / ab_t,
         _error_cases,
         {
-            "the errors are squared, so the factor between them is squared, too: no root": lambda e, ab: (
+            "the errors are squared, so their factor is squared, too: no root": lambda e, ab: (
                 e * ((1 - ab) / ab).sqrt()
             ),
-            "you multiplied by the ratio: an error of ε costs more where there is more noise": lambda e, ab: (
+            "divide by the ratio: an error of ε counts more where noise is strong": lambda e, ab: (
                 e * ab / (1 - ab)
             ),
             "ε enters x_t with √(1-ᾱ_t); the square of that factor is missing": lambda e, ab: (
@@ -163,7 +163,7 @@ EXERCISES = {
             "that is the error itself; its square was wanted": lambda e, ab: (
                 torch.as_tensor(e * (1 - ab) / ab) ** 0.5
             ),
-            "the factor (1-ᾱ_t)/ᾱ_t is the square of the one between the errors: do not square it": (
+            "(1-ᾱ_t)/ᾱ_t is the factor of squared errors: do not square it again": (
                 lambda e, ab: e * ((1 - ab) / ab) ** 2
             ),
         },
@@ -257,7 +257,7 @@ EXERCISES = {
             "you divided eq. 12's weight by SNR(t): multiply it": lambda ab_t, ab_s: (
                 eps_loss_weight(ab_t, ab_s, posterior_variance(ab_t, ab_s)) * (1 - ab_t) / ab_t
             ),
-            "that is the official line for parameterization x0, whose denominator lacks brackets: use eq. 12": (
+            "that is the official line for parameterization x0, which lacks brackets: use eq. 12": (
                 lambda ab_t, ab_s: 0.5 * ab_t.sqrt() / (2.0 * 1 - ab_t)
             ),
             "the official line is not the bound's weight, brackets corrected or not: use eq. 12": (
@@ -291,13 +291,13 @@ EXERCISES = {
         _optimal,
         _optimal_cases,
         {
-            "that is the part of ε's variance that x_t explains; the loss is the rest, 1 minus it": (
+            "that is the part of ε's variance that x_t explains; the loss is the rest": (
                 lambda ab, std: (1 - ab) / (ab * std**2 + 1 - ab)
             ),
             "1-ᾱ_t is the noise's variance in x_t; the loss also depends on sigma_data": (
                 lambda ab, std: 1 - ab
             ),
-            "ᾱ_t is the signal's share of the variance only for sigma_data = 1": lambda ab, std: ab,
+            "ᾱ_t is the signal's share only for sigma_data = 1": lambda ab, std: ab,
             "sigma_data is a standard deviation: the data's variance is its square": (
                 lambda ab, std: _optimal(ab, std**0.5)
             ),

@@ -125,9 +125,7 @@ EXERCISES = {
             ),
             "that is fixed_small's β̃_t; asked for is fixed_large's β_t": _step(posterior_variance),
             "a root is missing in eq. 11: β_t is divided by √(1-ᾱ_t)": _step(mean=_wrong_root),
-            "eq. 11 divides by √α_t, of this one step, and you divided by √ᾱ_t": _step(
-                mean=_alpha_bar
-            ),
+            "eq. 11 divides by √α_t, of one step, not by √ᾱ_t": _step(mean=_alpha_bar),
             "eq. 11's bracket is still to be divided by √α_t": _step(mean=_undivided),
             "the noise σ_t z is missing: a step samples around the mean": (
                 lambda x, e, z, ab_t, ab_s: reverse_mean(x, e, ab_t, ab_s)
@@ -155,7 +153,7 @@ EXERCISES = {
             "the first step is always kept, whatever its index": lambda n, k: [
                 i for i in range(n) if (n - 1 - i) % k == 0
             ],
-            "the last step has index 0, a multiple of every number, so it is recorded": lambda n, k: [
+            "the last step has index 0, which every number divides: it is recorded": lambda n, k: [
                 i for i in range(n) if i == 0 or (n - i) % k == 0
             ],
             "the positions are wanted in rising order": lambda n, k: _kept(n, k)[::-1],
@@ -192,7 +190,7 @@ EXERCISES = {
             "the noise of the step is missing": lambda v, ab_t, ab_s, std, tau: _variance(
                 v, ab_t, ab_s, std, 0.0
             ),
-            "√(ᾱ_t/ᾱ_s) alone is the forward step's factor; a_t has q_s/q_t as well": _variance_slope(
+            "√(ᾱ_t/ᾱ_s) alone is the forward step's; a_t has q_s/q_t as well": _variance_slope(
                 lambda ab_t, ab_s, q_t, q_s: (ab_t / ab_s).sqrt()
             ),
             "a root is missing: a_t has √(ᾱ_t/ᾱ_s)": _variance_slope(
@@ -219,7 +217,7 @@ EXERCISES = {
             "255 levels stand for the range -1..1, which is 2 wide": lambda times, ab: (
                 2 * _grey(times, ab)
             ),
-            "the last step goes from times[-2] to 0; β_1 is its variance only if it starts at t = 1": (
+            "the last step goes from times[-2] to 0; β_1 belongs to the step from 1 to 0": (
                 lambda times, ab: _grey([1, 0], ab)
             ),
             "that is the first step's noise; only the last step's stays in the picture": (
@@ -228,10 +226,10 @@ EXERCISES = {
             "a standard deviation in -1..1 still has to be multiplied by 255/2": lambda times, ab: (
                 (1 - ab[times[-2]]) ** 0.5
             ),
-            "the range -1..1 is 2 wide, and 0..255 are 255 steps: a factor of 255/2": lambda times, ab: (
+            "the factor is 255/2: -1..1 is 2 wide, and 0..255 has 255 steps": lambda times, ab: (
                 256 / 127.5 * _grey(times, ab)
             ),
-            "0..255 are 255 steps from the lowest level to the highest, not 256": lambda times, ab: (
+            "from level 0 to level 255 there are 255 steps, not 256": lambda times, ab: (
                 128 / 127.5 * _grey(times, ab)
             ),
             "ab[times[-2]] is the picture's share; the noise has 1 minus it": lambda times, ab: (
