@@ -144,9 +144,13 @@ def x0_loss_weight(ab_t, ab_s):
     return (s - t) / (2 * (1 - t) * (1 - s))
 
 
-def optimal_loss(ab_t, s):
-    signal = A(ab_t) * s * s
+def optimal_loss(ab_t, sigma_data):
+    signal = A(ab_t) * sigma_data**2
     return signal / (signal + 1 - A(ab_t))
+
+
+def tweedie(x_t, score, ab_t):
+    return _x0_of(A(x_t), -np.sqrt(1 - A(ab_t)) * A(score), A(ab_t))
 
 
 def ddpm_step(x_t, eps, z, ab_t, ab_s):
@@ -160,9 +164,9 @@ def kept_by_log(steps, log_every_t):
     return np.flatnonzero((i == 0) | ((steps - 1 - i) % log_every_t == 0))
 
 
-def sampled_variance(v_t, ab_t, ab_s, std, temperature):
+def sampled_variance(v_t, ab_t, ab_s, sigma_data, temperature):
     t, s = A(ab_t), A(ab_s)
-    of_x0 = np.sqrt(t) * std**2 / (t * std**2 + 1 - t)  # E[x0 | x_t] = of_x0 x_t
+    of_x0 = np.sqrt(t) * sigma_data**2 / (t * sigma_data**2 + 1 - t)  # E[x0 | x_t] = of_x0 x_t
     a = _posterior_mean(of_x0, 1.0, t, s)
     return a**2 * v_t + temperature**2 * (1 - s) / (1 - t) * (1 - t / s)
 
