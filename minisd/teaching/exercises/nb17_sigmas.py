@@ -344,7 +344,7 @@ def _churned(level=churned_sigma, added=lambda new, old: sqrt(new**2 - old**2), 
 
 def _churned_cases(g):
     for shape, (sigma_t, _) in zip(SHAPES, _falling_sigmas(g), strict=False):
-        for churn in (_number(g, 2, 6), _number(g, 20, 60)):
+        for churn in (_number(g, 2, 6), _number(g, 60, 90)):
             yield (
                 _normal(g, *shape),
                 sigma_t,

@@ -496,8 +496,8 @@ EXERCISES = {
             "This is the integral of e^{au}: m_1 is a quotient of two integrals": lambda r: (
                 math.expm1(r) / r
             ),
-            "The sign of the rate is wrong, or u is counted from the end: the weight is e^{au}": lambda r: (
-                _first_moment(-r)
+            "This m_1 has the weight e^{-au}, or counts u from the end": lambda r: _first_moment(
+                -r
             ),
             "½ is m_1 where all places have the same weight": lambda r: 0.5,
             "m_1 is between 0 and 1: the sign of the whole is wrong": lambda r: -_first_moment(r),
