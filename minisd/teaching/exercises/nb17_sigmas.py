@@ -282,7 +282,7 @@ def _no_power(steps, smallest, largest, rho):
 
 
 def _karras_cases(g):
-    for steps, rho in [(2, 7.0), (5, 3.0), (12, _number(g, 2, 9)), (30, _number(g, 4, 20))]:
+    for steps, rho in [(5, 3.0), (12, _number(g, 2, 9)), (30, _number(g, 4, 20)), (2, 7.0)]:
         yield steps, _number(g, 0.02, 0.1), _number(g, 5, 20), rho
 
 
@@ -478,6 +478,9 @@ EXERCISES = {
             "sigma and sigma_data are standard deviations: their variances are squares": (
                 lambda s, d, skip, out: ((1 - skip) ** 2 * d + skip**2 * s) / out**2
             ),
+            "c_skip x_0 is a part of the target too: the factor of x_0 is 1 - c_skip": (
+                lambda s, d, skip, out: (d**2 + skip**2 * s**2) / out**2
+            ),
             "The noise n is left out: c_skip keeps a part of it in the target": (
                 lambda s, d, skip, out: (1 - skip) ** 2 * d**2 / out**2
             ),
@@ -508,6 +511,7 @@ EXERCISES = {
             "x_t is √ᾱ x̄, so √ᾱ x_t is ᾱ x̄, and c_skip is ᾱ": (
                 _v_slip(c_skip=lambda s: 1 / sqrt(s**2 + 1))
             ),
+            "c_skip is ᾱ = 1/(1+σ²); yours is 1 - ᾱ": _v_slip(c_skip=lambda s: s**2 / (s**2 + 1)),
             "c_skip = 1 is for a network that predicts ε": _v_slip(c_skip=torch.ones_like),
             "c_in must give the network x_t: it is √ᾱ = 1/√(1+σ²)": (
                 _v_slip(c_in=lambda s: 1 / (s**2 + 1))
@@ -546,6 +550,12 @@ EXERCISES = {
                 _weights(v=lambda s: s**2 / (s**2 + 1))
             ),
             "The weight of v is not that of ε: it is larger by 1": _weights(v=lambda s: s**-2),
+            "The weight of v is (σ²+1)/σ²: the division by σ² is missing": (
+                _weights(v=lambda s: s**2 + 1)
+            ),
+            "EDM's weight depends on σ_data; yours is that of v, which is for σ_data = 1": (
+                _weights(edm=lambda s, d: 1 + s**-2)
+            ),
             "The weights of ε and v are exchanged": _weights(lambda s: 1 + s**-2, lambda s: s**-2),
             "EDM's weight is 1/c_out²: its denominator is (σ σ_data)²": (
                 _weights(edm=lambda s, d: (s**2 + d**2) / (s * d))
@@ -570,6 +580,12 @@ EXERCISES = {
             "Divide by P_std, the standard deviation, not by its square": _shares(std=1.44),
             "Subtract P_mean, which is -1.2: the sign is wrong": _shares(mean=1.2),
             "Subtract P_mean = -1.2 before you divide by P_std": _shares(mean=0.0),
+            "The argument of erf is z/√2: the division by √2 is missing": (
+                _shares(std=1.2 / math.sqrt(2))
+            ),
+            "The probability is half of 1 + erf: your share is twice as large": (
+                lambda s, low, high: [_shares()(s, low, high)[0], 2 * _shares()(s, low, high)[1]]
+            ),
             "The discrete share is a share: divide the count by the number of sigmas": (
                 _shares(discrete=lambda s, low, high: float(((s >= low) & (s < high)).sum()))
             ),
@@ -608,6 +624,9 @@ EXERCISES = {
                 lambda x, d, t, s: x + (s - t) * (x - d) / (s or t)
             ),
             "The step starts from x̄, not from D": lambda x, d, t, s: d + (s - t) * (x - d) / t,
+            "This makes x̄ shorter, towards 0; the step goes towards D": (
+                lambda x, d, t, s: s / t * x
+            ),
             "This is D; the step goes only a part of the way to it": lambda x, d, t, s: d,
         },
         level="easy",
@@ -634,6 +653,9 @@ EXERCISES = {
                     sqrt(t**2 - ancestral_sigmas(t, s, eta)[1] ** 2),
                     ancestral_sigmas(t, s, eta)[1],
                 )
+            ),
+            "σ_down is below σ(s), so that the fresh noise fits in: σ_down² = σ(s)² - σ_up²": (
+                lambda t, s, eta: (s, ancestral_sigmas(t, s, eta)[1])
             ),
             "The order is wrong: return σ_down, then σ_up": (
                 lambda t, s, eta: ancestral_sigmas(t, s, eta)[::-1]
@@ -710,6 +732,9 @@ EXERCISES = {
             ),
             "The official code rounds down, not to the nearest": (
                 _sgm(lambda T, n, i: round((T - 1) * (n - i) / n))
+            ),
+            "The official code rounds down, not up": (
+                _sgm(lambda T, n, i: -(-(T - 1) * (n - i) // n))
             ),
             "The numbers begin at T - 1, and 1 is added after rounding down": (
                 _sgm(lambda T, n, i: T * (n - i) // n, 0)
@@ -822,6 +847,7 @@ EXERCISES = {
             "γ is at most √2 - 1: take the smaller of the two, not the larger": (
                 _churned(lambda s, churn, n: s * (1 + max(churn / n, sqrt(2) - 1)))
             ),
+            "The factor √(σ̂² - σ²) of the noise is missing": _churned(added=lambda new, old: 1.0),
             "S_noise is missing: it multiplies the noise": _churned(s=lambda s: 1.0),
             "S_noise multiplies the noise once, not squared": _churned(s=lambda s: s**2),
             "S_noise multiplies the noise itself, not its variance": _churned(s=sqrt),

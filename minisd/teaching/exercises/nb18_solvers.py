@@ -500,6 +500,7 @@ EXERCISES = {
                 -r
             ),
             "½ is m_1 where all places have the same weight": lambda r: 0.5,
+            "½ + a/12 is correct for small rates only": lambda r: 0.5 + r / 12,
             "m_1 is between 0 and 1: the sign of the whole is wrong": lambda r: -_first_moment(r),
             "This is smaller by 1 than m_1: the first term is 1/(1-e^{-a})": lambda r: (
                 _first_moment(r) - 1
@@ -816,6 +817,7 @@ EXERCISES = {
             "Each target is used once: this moves every sample to its nearest": lambda a, b: (
                 (a[:, None] - b).abs().amin(1).mean()
             ),
+            "Sort both sets, not only the first": lambda a, b: (a.sort().values - b).abs().mean(),
             "Sort both sets in the same direction": lambda a, b: (
                 (a.sort().values - b.sort(descending=True).values).abs().mean()
             ),
