@@ -2,24 +2,13 @@
 
 import torch
 
-from ...schedules import (
-    alpha_bar,
-    cosine_betas,
-    ldm_uniform_times,
-    leading_times,
-    scaled_linear_betas,
-    trailing_times,
-)
+from ...schedules import ldm_uniform_times, leading_times, trailing_times
 from ...tiny.shapes import fits, words, world
 from ..checking import Exercise
 
 
 def official_timesteps(times):
     return sorted(t - 1 for t in times[:-1])
-
-
-def betas_back(alphas_cumprod):
-    return 1 - alphas_cumprod / torch.cat([torch.ones(1).double(), alphas_cumprod[:-1]])
 
 
 def fits_without(prompt, negative, captions):
@@ -34,11 +23,6 @@ def _grids(generator):
     yield (leading_times(1000, 10),)
     yield (trailing_times(100, 7),)
     yield ([1, 0],)
-
-
-def _alphas_cumprod(generator):
-    for betas in [scaled_linear_betas(), cosine_betas(50), torch.tensor([0.25]).double()]:
-        yield (alpha_bar(betas)[1:],)
 
 
 def _prompts(generator):
@@ -83,23 +67,6 @@ EXERCISES = {
         },
         level="easy",
         goal="read our list of times as the official ddim_timesteps",
-    ),
-    "betas_back": Exercise(
-        betas_back,
-        _alphas_cumprod,
-        {
-            "1 - ᾱ_t is the noise of all steps so far, β_t that of one": lambda ab: 1 - ab,
-            "this is α_t; β_t is what it lacks to 1": lambda ab: 1 - betas_back(ab),
-            "the first entry has no entry before it; there ᾱ_0 = 1 stands in": lambda ab: (
-                1 - ab[1:] / ab[:-1]
-            ),
-            "the ratio is upside down: ᾱ_t = α_t ᾱ_{t-1}": lambda ab: 1 - 1 / (1 - betas_back(ab)),
-            "a product is undone by dividing, not by subtracting": lambda ab: (
-                torch.cat([ab.new_ones(1), ab[:-1]]) - ab
-            ),
-        },
-        level="middle",
-        goal="recover the betas from alphas_cumprod alone",
     ),
     "fits_without": Exercise(
         fits_without,

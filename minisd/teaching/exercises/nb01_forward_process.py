@@ -9,6 +9,10 @@ from ...schedules import alpha_bar, cosine_betas, linear_betas, scaled_linear_be
 from ..checking import Exercise
 
 
+def betas_back(alphas_cumprod):
+    return 1 - alphas_cumprod / torch.cat([torch.ones(1).double(), alphas_cumprod[:-1]])
+
+
 def variance_after(v_0, betas):
     return alpha_bar(betas)[-1] * v_0 + 1 - alpha_bar(betas)[-1]
 
@@ -82,6 +86,11 @@ def _levels(generator):
     yield alpha_bar(cosine_betas(50)), 1000.0
 
 
+def _alphas_cumprod(generator):
+    for betas in [scaled_linear_betas(), cosine_betas(50), torch.tensor([0.25]).double()]:
+        yield (alpha_bar(betas)[1:],)
+
+
 EXERCISES = {
     "variance_after": Exercise(
         variance_after,
@@ -122,6 +131,23 @@ EXERCISES = {
         },
         level="middle",
         goal="read betas off the signal that is wanted, iDDPM's cosine",
+    ),
+    "betas_back": Exercise(
+        betas_back,
+        _alphas_cumprod,
+        {
+            "1 - ᾱ_t is the noise of all steps so far, β_t that of one": lambda ab: 1 - ab,
+            "this is α_t; β_t is what it lacks to 1": lambda ab: 1 - betas_back(ab),
+            "the first entry has no entry before it; there ᾱ_0 = 1 stands in": lambda ab: (
+                1 - ab[1:] / ab[:-1]
+            ),
+            "the ratio is upside down: ᾱ_t = α_t ᾱ_{t-1}": lambda ab: 1 - 1 / (1 - betas_back(ab)),
+            "a product is undone by dividing, not by subtracting": lambda ab: (
+                torch.cat([ab.new_ones(1), ab[:-1]]) - ab
+            ),
+        },
+        level="middle",
+        goal="recover the betas from alphas_cumprod alone",
     ),
     "one_eps": Exercise(
         one_eps,
