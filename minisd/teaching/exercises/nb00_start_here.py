@@ -54,15 +54,27 @@ EXERCISES = {
         official_timesteps,
         _grids,
         {
-            "the official list counts from 0, so each number is one less": lambda times: sorted(
-                times[:-1]
+            "the official list holds indices, which count from 0: t - 1 for each t": lambda times: (
+                sorted(times[:-1])
             ),
-            "the official list rises": lambda times: [t - 1 for t in times[:-1]],
-            "the last of our times is only arrived at; the network is not asked there": (
+            "the official list rises, so the order has to be turned round": lambda times: [
+                t - 1 for t in times[:-1]
+            ],
+            "our list, but for its end: the order and the index t - 1 are missing": (
+                lambda times: times[:-1]
+            ),
+            "turned round, but the end is still in it, and an index is t - 1": lambda times: times[
+                ::-1
+            ],
+            "an index is t - 1, not t + 1": lambda times: sorted(t + 1 for t in times[:-1]),
+            "the order is still falling, and the end is still in it": lambda times: [
+                t - 1 for t in times
+            ],
+            "at the last of our times no step starts: leave it out": (
                 lambda times: sorted(t - 1 for t in times)
             ),
-            "it is our last time that drops out, not our first": lambda times: sorted(
-                t - 1 for t in times[1:]
+            "leave out our last time, where no step starts, and not our first": lambda times: (
+                sorted(t - 1 for t in times[1:])
             ),
         },
         level="easy",
@@ -88,6 +100,19 @@ EXERCISES = {
                 lambda prompt, negative, captions: (
                     fits(prompt, captions)
                     & torch.tensor([bool(words(negative) & words(c)) for c in captions])
+                )
+            ),
+            "both conditions must hold: join them with `and`, not with `or`": (
+                lambda prompt, negative, captions: torch.tensor(
+                    [words(prompt) <= words(c) or not words(negative) & words(c) for c in captions]
+                )
+            ),
+            "this is the opposite: True where a caption has to be left out": (
+                lambda prompt, negative, captions: ~fits_without(prompt, negative, captions)
+            ),
+            "the words of the prompt make no difference here": (
+                lambda prompt, negative, captions: torch.tensor(
+                    [not words(negative) & words(c) for c in captions]
                 )
             ),
             "the negative words make no difference here": lambda prompt, negative, captions: fits(
