@@ -45,6 +45,7 @@ EXERCISES = {
             "t = 1 is the first time, and the first index of a Python list is 0": lambda t: t,
             "the subtraction goes the other way: indices start lower than times": lambda t: t + 1,
             "this counts from the other end: t = 1 is the least noise, index 0": lambda t: 1000 - t,
+            "the least noise, t = 1, has the lowest index, 0": lambda t: 999 - t,
         },
         level="easy",
         goal="turn the paper's time t into the official code's index",
@@ -75,6 +76,10 @@ EXERCISES = {
             ),
             "leave out our last time, where no step starts, and not our first": lambda times: (
                 sorted(t - 1 for t in times[1:])
+            ),
+            "this is our list, unchanged": lambda times: times,
+            "sorting puts the end of our list first: leave it out before you sort": (
+                lambda times: sorted(times)[:-1]
             ),
         },
         level="easy",

@@ -51,9 +51,11 @@ def first_time_below(ab, level):
     return int((snr(ab) < level).nonzero()[0])
 
 
-def _cosine(T, s, max_beta, power=2, clip=True, divide=True, share=None, turn=math.pi / 2, n=None):
+def _cosine(
+    T, s, max_beta, power=2, clip=True, divide=True, share=None, turn=math.pi / 2, n=None, above=1
+):
     t = torch.arange(T + 1 if n is None else n).double()
-    f = torch.cos((t / T + s) / (1 + s if share is None else share) * turn) ** power
+    f = torch.cos((t / T + above * s) / (1 + s if share is None else share) * turn) ** power
     betas = 1 - f[1:] / (f[:-1] if divide else f[0])
     return betas.clamp(max=max_beta) if clip else betas
 
@@ -126,6 +128,15 @@ EXERCISES = {
                 lambda v_0, betas: alpha_bar(betas)[1:] * v_0 + 1 - alpha_bar(betas)[1:]
             ),
             "this is the last step only": lambda v_0, betas: (1 - betas[-1]) * v_0 + betas[-1],
+            "the factors on x are √(1-β); the variance has their squares": lambda v_0, betas: (
+                alpha_bar(betas)[-1].sqrt() * v_0 + 1 - alpha_bar(betas)[-1].sqrt()
+            ),
+            "variances add, standard deviations do not: use 1-β and β": _loop(
+                lambda v, beta: math.sqrt(1 - beta) * v + math.sqrt(beta)
+            ),
+            "1-β and β are shares of the variance already: do not square them": _loop(
+                lambda v, beta: (1 - beta) ** 2 * v + beta**2
+            ),
         },
         level="easy",
         goal="follow the variance of any data through the noising steps",
@@ -149,7 +160,16 @@ EXERCISES = {
                 T, s, m, turn=math.pi
             ),
             "the factor π/2 is missing in the cosine": lambda T, s, m: _cosine(T, s, m, turn=1),
-            "this is α_t; β_t is 1 - α_t": lambda T, s, m: 1 - _cosine(T, s, m),
+            "this is α_t; β_t is 1 - α_t": lambda T, s, m: 1 - _cosine(T, s, m, clip=False),
+            "this is ᾱ_t, the right one; the betas are 1 - ᾱ_t/ᾱ_{t-1}": lambda T, s, m: (
+                1 - _cosine(T, s, m, clip=False, divide=False)
+            ),
+            "the offset is missing above the fraction's line": lambda T, s, m: _cosine(
+                T, s, m, above=0
+            ),
+            "t begins with 0, where ᾱ is 1; the first β is missing": lambda T, s, m: _cosine(
+                T, s, m
+            )[1:],
             "T betas need T + 1 values of ᾱ: t runs from 0 to T, both included": (
                 lambda T, s, m: _cosine(T, s, m, n=T)
             ),
@@ -181,6 +201,9 @@ EXERCISES = {
             ),
             "a product is undone by dividing, not by subtracting": lambda ab: (
                 torch.cat([ab.new_ones(1), ab[:-1]]) - ab
+            ),
+            "β_t is 1 - α_t; the logarithm of α_t is only near to it": lambda ab: (
+                -(1 - betas_back(ab)).log()
             ),
         },
         level="middle",
@@ -215,6 +238,16 @@ EXERCISES = {
             "roots are missing: β_i and ᾱ_t/ᾱ_i are variances": lambda e, b: (
                 _mixed(_weights(b) ** 2, e) / (1 - alpha_bar(b)[-1]).sqrt()
             ),
+            "this is a plain sum: each noise needs its weight, and the sum its scale": (
+                lambda e, b: e.sum(0)
+            ),
+            "each noise shrinks in the steps after it, and the sum has to be scaled": (
+                lambda e, b: _mixed(b.sqrt(), e)
+            ),
+            "the weights √β_i are those before any shrinking: early noise counts less": (
+                lambda e, b: _mixed(b.sqrt(), e) / b.sum().sqrt()
+            ),
+            "this is the noise of the last step alone": lambda e, b: e[-1],
         },
         level="hard",
         goal="melt the noises of many steps into the one of the jump",
@@ -250,6 +283,17 @@ EXERCISES = {
             "the noise's factor needs a root": lambda x, e, ab_t, ab_s: (
                 (ab_t / ab_s).sqrt() * x + (1 - ab_t / ab_s) * e
             ),
+            "x_s becomes smaller too, by √(ᾱ_t/ᾱ_s)": lambda x, e, ab_t, ab_s: (
+                x + (1 - ab_t / ab_s).sqrt() * e
+            ),
+            "standard deviations do not subtract: the steps after s add 1-ᾱ_t/ᾱ_s": (
+                lambda x, e, ab_t, ab_s: (
+                    (ab_t / ab_s).sqrt() * x + ((1 - ab_t).sqrt() - (1 - ab_s).sqrt()) * e
+                )
+            ),
+            "what the steps after s leave is the ratio ᾱ_t/ᾱ_s, not the difference": (
+                lambda x, e, ab_t, ab_s: q_sample(x, e, ab_s - ab_t)
+            ),
         },
         level="middle",
         goal="jump from any earlier noisy x_s to x_t",
@@ -275,6 +319,12 @@ EXERCISES = {
             ),
             "this counts from the other end, or finds the last time": lambda ab, level: int(
                 (snr(ab) < level).nonzero()[-1]
+            ),
+            "this is how many times are below the level, not the first of them": (
+                lambda ab, level: int((snr(ab) < level).sum())
+            ),
+            "level is one of SNR, not of log SNR": lambda ab, level: int(
+                (snr(ab).log() < level).nonzero()[0]
             ),
         },
         level="middle",

@@ -170,6 +170,18 @@ EXERCISES = {
             "these are standard deviations: a variance has no root": (
                 lambda ab: tuple(v.sqrt() for v in _variances(ab))
             ),
+            "1-ᾱ_t is the noise of all steps; β_t, of one, is 1-ᾱ_t/ᾱ_{t-1}": lambda ab: (
+                _variances(ab)[0],
+                1 - ab[1:],
+            ),
+            "the forward step's variance is β_t = 1-α_t; this is α_t": lambda ab: (
+                _variances(ab)[0],
+                ab[1:] / ab[:-1],
+            ),
+            "the division by 1-ᾱ_t is missing in β̃": lambda ab: (
+                (1 - ab[:-1]) * _variances(ab)[1],
+                _variances(ab)[1],
+            ),
         },
         level="easy",
         goal="build the two variances of a step from alpha_bar alone",
@@ -215,6 +227,12 @@ EXERCISES = {
                 ((1 - ab_t) * mean - (ab_t / ab_s).sqrt() * (1 - ab_s) * x)
                 / (ab_s * (1 - ab_t / ab_s))
             ),
+            "coef1 has 1-ᾱ_t below its line, as coef2 has": lambda mean, x, ab_t, ab_s: (
+                (mean - _coef2(ab_t, ab_s) * x) / (_coef1(ab_t, ab_s) * (1 - ab_t))
+            ),
+            "x_t has the factor coef2 in the mean: subtract coef2 · x_t": (
+                lambda mean, x, ab_t, ab_s: (mean - x) / _coef1(ab_t, ab_s)
+            ),
         },
         tolerance=1e-8,
         level="middle",
@@ -251,6 +269,12 @@ EXERCISES = {
             ),
             "alpha_bar for alpha: coef2 has √α_t, and α_t = ᾱ_t/ᾱ_s": lambda ab_t, ab_s: (
                 ab_t.sqrt() * (1 - ab_s) / (1 - ab_t).sqrt()
+            ),
+            "a root is missing: coef2 has √α_t, not α_t": lambda ab_t, ab_s: (
+                ab_t / ab_s * (1 - ab_s) / (1 - ab_t).sqrt()
+            ),
+            "x_0 is not counted here: only the ε in x_t, times coef2": lambda ab_t, ab_s: (
+                _coef1(ab_t, ab_s) * ab_t.sqrt() + _coef2(ab_t, ab_s) * (1 - ab_t).sqrt()
             ),
         },
         level="middle",
@@ -319,6 +343,27 @@ EXERCISES = {
                 lambda ab_t, ab_u, ab_s: _carried(_coef2(ab_u, ab_s), ab_t, ab_u, 1 - ab_t / ab_u)
             ),
             "they are not independent: x_s is drawn from x_u": lambda ab_t, ab_u, ab_s: 0 * ab_t,
+            "this is the fresh noise of the step from u to s; x_u has no part in it": (
+                lambda ab_t, ab_u, ab_s: posterior_variance(ab_u, ab_s)
+            ),
+            "a covariance has the variance of x_u in it, not the standard deviation": (
+                lambda ab_t, ab_u, ab_s: _carried(
+                    _coef2(ab_u, ab_s), ab_t, ab_u, posterior_variance(ab_t, ab_u).sqrt()
+                )
+            ),
+            "the fresh noise of x_s is independent of x_u, so its variance does not count": (
+                lambda ab_t, ab_u, ab_s: (
+                    _covariance(ab_t, ab_u, ab_s) + posterior_variance(ab_u, ab_s)
+                )
+            ),
+            "this is the slope of x_s over x_u: multiply by the variance of x_u": (
+                lambda ab_t, ab_u, ab_s: _coef2(ab_u, ab_s)
+            ),
+            "the product of two variances has the wrong unit: one slope times one variance": (
+                lambda ab_t, ab_u, ab_s: (
+                    posterior_variance(ab_t, ab_u) * posterior_variance(ab_u, ab_s)
+                )
+            ),
         },
         level="hard",
         goal="find how two pictures on the same way back vary together",
@@ -360,6 +405,16 @@ EXERCISES = {
             "that is E[x_0], from x_t; it still has to go into eq. 7": (
                 lambda x, ab_t, ab_s: torch.tanh(ab_t.sqrt() * x / (1 - ab_t))
             ),
+            "the Gaussians q(x_t|x_0) are centred at ±√ᾱ_t, not at ±1": _guess_of(
+                lambda x, ab_t: torch.tanh(x / (1 - ab_t))
+            ),
+            "√ᾱ_s E[x_0] is the mean without x_t; put E[x_0] into eq. 7": (
+                lambda x, ab_t, ab_s: ab_s.sqrt() * torch.tanh(ab_t.sqrt() * x / (1 - ab_t))
+            ),
+            "a probability of +1 is no mean: from a and 1-a for ±1 comes 2a-1": _guess_of(
+                lambda x, ab_t: torch.sigmoid(ab_t.sqrt() * x / (1 - ab_t))
+            ),
+            "this puts x_t in the place of x_0": _guess_of(lambda x, ab_t: x),
         },
         level="hard",
         goal="average the posterior over an unknown x0 by Bayes",
