@@ -107,9 +107,12 @@ def posterior_eps_coef(ab_t, ab_s):
     return np.sqrt(t / s / (1 - t)) * (1 - s)
 
 
-def two_steps_back(x0, x_t, ab_t, ab_r, ab_s):
-    t, s = A(ab_t), A(ab_s)  # it is one long step
-    return [_posterior_mean(A(x0), A(x_t), t, s), (1 - s) / (1 - t) * (1 - t / s)]
+def posterior_covariance(ab_t, ab_u, ab_s):
+    def given_x0(later, earlier):
+        return np.sqrt(later / earlier) * (1 - earlier)
+
+    t, u, s = A(ab_t), A(ab_u), A(ab_s)  # the covariances given x_0, conditioned on x_t
+    return given_x0(u, s) - given_x0(t, u) * given_x0(t, s) / (1 - t)
 
 
 def mean_unknown_x0(x_t, ab_t, ab_s):

@@ -132,6 +132,7 @@ FRESH = {
     # 02 to 04
     "both_variances": lambda g: (_schedule(g),),
     "posterior_eps_coef": _pair,
+    "posterior_covariance": lambda g: tuple(SD[t] for t in _falling(g, 3)),
     "weight_from_snr": lambda g: tuple(snr(SD)[t] for t in _falling(g, 2)),
     "x0_loss_weight": _pair,
     "optimal_loss": lambda g: (_pair(g)[0], _number(g, 0.1, 2)),
