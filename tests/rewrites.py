@@ -636,11 +636,6 @@ def text_parameters(width, layers, vocabulary, length):
 # ---- 13 -----------------------------------------------------------------------------------
 
 
-def unscaled_ab(ab, factor):
-    noise = 1 - ab
-    return ab.div_(noise.mul_(factor**2).add_(ab))
-
-
 def latent_v_target(z, factor, eps, ab_t):
     cos, sin = (rearrange(r.sqrt(), "b -> b 1 1 1") for r in (ab_t, 1 - ab_t))
     z.mul_(factor)
@@ -669,6 +664,15 @@ def ema_of(weights, decay):
     for k, w in enumerate(weights[1:], 1):
         average.lerp_(w, 1 - min(decay, (1 + k) / (10 + k)))
     return average
+
+
+def txt2img_loop(encode, model, step, decode, x, times, prompts, negative, g, factor):
+    told, untold = encode(prompts), encode([negative for _ in prompts])
+    for k in range(len(times) - 1):
+        index = torch.tensor([times[k] - 1] * len(prompts))
+        with_it, without = model(x, index, told), model(x, index, untold)
+        x = step(x, g * with_it + (1 - g) * without, times[k], times[k + 1])
+    return decode(x.div_(factor)).numpy()
 
 
 def unet_rows(sampler, steps, scale, n, strength):
@@ -723,6 +727,15 @@ def scale_when_swapped(s):
 def modify_score(e_t, grad, t, alphas_cumprod, scale):
     share = np.sqrt(1 - A(alphas_cumprod)[A(t)]).reshape(-1, *[1] * (e_t.ndim - 1))
     return A(e_t) - scale * share * A(grad)
+
+
+def get_model_output(apply_model, x, t, c, uncond, g, modify_score):
+    if uncond is None:
+        uncond, g = c, 1
+    halves = apply_model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, c]))
+    without, with_it = halves.reshape(2, *x.shape)
+    e_t = (1 - g) * without + g * with_it
+    return e_t if modify_score is None else modify_score(apply_model, e_t, x, t, c)
 
 
 def quantize_shift(x, e_t, a_t, a_prev, codes):

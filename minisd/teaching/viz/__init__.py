@@ -8,10 +8,10 @@ import matplotlib.pyplot as plt
 
 from .flip import flip
 from .page import COLORS, differences, display, publish, setup, show
-from .pictures import denoising, denoising_flip, shown, strip
+from .pictures import denoising, denoising_flip, over, shown, strip
 from .plots import WALKS, heat_map, plot_orders, plot_paths, plot_schedules
 from .system import system_map
 
 __all__ = ["COLORS", "WALKS", "denoising", "denoising_flip", "differences", "display", "flip"]
-__all__ += ["heat_map", "plot_orders", "plot_paths", "plot_schedules", "plt", "publish", "setup"]
-__all__ += ["show", "shown", "strip", "system_map"]
+__all__ += ["heat_map", "over", "plot_orders", "plot_paths", "plot_schedules", "plt", "publish"]
+__all__ += ["setup", "show", "shown", "strip", "system_map"]
