@@ -44,6 +44,12 @@ def _v_target_slip(kind):
             "eps": lambda: (x_t, eps),
             "half": lambda: (x_t, ab.sqrt() * eps - (1 - ab).sqrt() * z),
             "swapped": lambda: (v, x_t),
+            "exchanged": lambda: (
+                x_t,
+                ab.sqrt() * factor * z - (1 - ab).sqrt() * eps,
+            ),
+            "x0": lambda: (x_t, factor * z),
+            "both": lambda: tuple(factor * part for part in _v_target(z, 1.0, eps, ab_t)),
         }[kind]()
 
     return slip
@@ -60,6 +66,10 @@ def _joint_weight(ab, c, w=lambda ab, c: 4 * ab * (1 - ab) + c, power=0.5):
     part = w(ab, c) ** power
     p = part / part.sum()
     return p, part / (p * part).sum()
+
+
+def _even(w):
+    return w / w.mean()
 
 
 def _weight_cases(g):
@@ -138,7 +148,7 @@ def _loop(mix="cfg", order="u first", negative_is=None, later=0, last=True, pair
         negative = negative if negative_is is None else negative_is
         context = encode([negative] * b + list(prompts))
         for t, s in pairwise(times if last else times[:-1]):
-            seen = s if later == "s" else t + later
+            seen = {"s": s, "s + 1": s + 1}.get(later, t) + (later if type(later) is int else 0)
             index = torch.full((2 * b,), seen - 1)
             eps_u, eps_c = model(torch.cat([x, x]), index, context).chunk(2)
             if order != "u first":
@@ -147,6 +157,7 @@ def _loop(mix="cfg", order="u first", negative_is=None, later=0, last=True, pair
                 "cfg": lambda u=eps_u, c=eps_c: u + g * (c - u),
                 "paper": lambda u=eps_u, c=eps_c: c + g * (c - u),
                 "none": lambda u=eps_u, c=eps_c: c,
+                "difference": lambda u=eps_u, c=eps_c: g * (c - u),
                 "plain": lambda u=eps_u, c=eps_c: u + g * c,
             }[mix]()
             x = step(x, eps, *(pair(t, s) if pair else (t, s)))
@@ -295,6 +306,9 @@ EXERCISES = {
                 "half"
             ),
             "The pair is (x_t, v), in this order.": _v_target_slip("swapped"),
+            "ε and z_0 are exchanged in v: it is √ᾱ ε - √(1-ᾱ) z_0.": (_v_target_slip("exchanged")),
+            "The second of the pair is z_0; this U-Net predicts v.": (_v_target_slip("x0")),
+            "Only z is scaled; ε has a standard deviation of 1 already.": (_v_target_slip("both")),
         },
         level="easy",
         goal="make a training pair, x_t and v, from an encoder's latent",
@@ -317,6 +331,12 @@ EXERCISES = {
                     (u < rate)[:, None] & (torch.arange(len(empty)) % 2 == 0), empty, tokens
                 )
             ),
+            "Return all captions: a dropped one is replaced, and its row stays.": (
+                lambda tokens, empty, u, rate: tokens[u >= rate]
+            ),
+            "Nothing is dropped: replace the captions whose u is less than rate.": (
+                lambda tokens, empty, u, rate: tokens
+            ),
         },
         level="easy",
         goal="drop some captions of a batch, as guidance needs it",
@@ -328,7 +348,7 @@ EXERCISES = {
             "Each of the two is proportional to √w, so that their product is proportional to w.": (
                 lambda ab, c: _joint_weight(ab, c, power=1)
             ),
-            "λ must be 1 on average as the times are drawn: Σ p λ = 1.": (
+            "m must be 1 on average as the times are drawn: Σ p m = 1.": (
                 lambda ab, c: (
                     _joint_weight(ab, c)[0],
                     _joint_weight(ab, c)[0] * len(ab),
@@ -342,6 +362,21 @@ EXERCISES = {
             ),
             "c is missing: without it t = T would never be drawn.": lambda ab, c: _joint_weight(
                 ab, 0.0
+            ),
+            "m is not normalised: divide it by Σ p m.": (
+                lambda ab, c: (_joint_weight(ab, c)[0], (4 * ab * (1 - ab) + c).sqrt())
+            ),
+            "m sums to 1 here; its average over p must be 1.": (
+                lambda ab, c: (_joint_weight(ab, c)[0],) * 2
+            ),
+            "Here p takes all of the weight and m none: both are proportional to √w.": (
+                lambda ab, c: (_joint_weight(ab, c, power=1)[0], torch.ones_like(ab))
+            ),
+            "Here m takes all of the weight and p none: both are proportional to √w.": (
+                lambda ab, c: (torch.full_like(ab, 1 / len(ab)), _even(4 * ab * (1 - ab) + c))
+            ),
+            "p is not normalised: it must sum to 1.": (
+                lambda ab, c: ((4 * ab * (1 - ab) + c).sqrt(),) * 2
             ),
         },
         level="middle",
@@ -367,6 +402,12 @@ EXERCISES = {
             "Here all steps weigh the same; a moving average gives the later ones more.": (
                 lambda weights, decay: weights.mean(0)
             ),
+            "These are the last weights; the average over the steps is wanted.": (
+                lambda weights, decay: weights[-1]
+            ),
+            "The decay is missing: it bounds the share of the warm-up from above.": (
+                lambda weights, decay: _ema(weights, decay, lambda k, d: (1 + k) / (10 + k))
+            ),
         },
         level="middle",
         goal="average the weights of a training as its Run does",
@@ -386,6 +427,7 @@ EXERCISES = {
             "The network is given the time of x, t, not the time where the step ends.": (
                 _loop(later="s")
             ),
+            "The index is t - 1, of the time where x is; here it is s.": _loop(later="s + 1"),
             "Decode without the scale factor: the decoder expects x / factor.": _loop(
                 out=lambda decode, x, factor: decode(x)
             ),
@@ -412,6 +454,9 @@ EXERCISES = {
             "A step goes from t to s: they are swapped.": _loop(pair=lambda t, s: (s, t)),
             "The step takes the paper's times t and s; only the network counts from 0.": _loop(
                 pair=lambda t, s: (t - 1, s - 1)
+            ),
+            "The difference alone is not the prediction: it is added to ε_u.": (
+                _loop(mix="difference")
             ),
         },
         level="hard",
@@ -445,6 +490,11 @@ EXERCISES = {
             "A part of a step is not taken: int cuts off, it does not round.": (
                 lambda sampler, steps, scale, n, strength: _rows(
                     sampler, steps, scale, n, strength, lambda count: math.floor(count + 0.5)
+                )
+            ),
+            "strength shortens the steps only; the extra calls are made all the same.": (
+                lambda sampler, steps, scale, n, strength: (
+                    int((steps + MORE_CALLS[sampler]) * strength) * n * (1 if scale == 1 else 2)
                 )
             ),
         },
@@ -504,6 +554,15 @@ EXERCISES = {
             "This is the official script's time; here it begins one place later in the list.": (
                 _start_slip("official")
             ),
+            "This is the number of steps taken, and not a time.": (
+                lambda *case: (int(case[0] * case[1]), _start(*case)[1])
+            ),
+            "ab begins with ᾱ_0: the ᾱ of the time t is ab[t], not ab[t - 1].": (
+                lambda steps, strength, ab: (
+                    _start(steps, strength, ab)[0],
+                    ab[int(_start(steps, strength, ab)[0]) - 1].sqrt(),
+                )
+            ),
         },
         level="middle",
         goal="find where img2img begins and how much of the picture is left",
@@ -526,6 +585,12 @@ EXERCISES = {
             ),
             "Here the majority of a patch decides; one painted pixel is enough.": (
                 lambda mask, factor: (F.avg_pool2d(mask, factor) >= 0.5).double()
+            ),
+            "Here the pixel in the middle of a patch decides for all of it.": (
+                lambda mask, factor: mask[:, :, factor // 2 :: factor, factor // 2 :: factor]
+            ),
+            "Here more than half of a patch must be painted; one painted pixel is enough.": (
+                lambda mask, factor: (F.avg_pool2d(mask, factor) > 0.5).double()
             ),
         },
         level="middle",

@@ -40,6 +40,16 @@ def _call_to_zero(S, i):
     return t, index, t_next if index else 0
 
 
+def _call_shifted(S, i):
+    t, index, t_next = _plms_call(S, i)
+    return t - 1, index, t_next - 1
+
+
+def _call_from_below(S, i):
+    grid = _ddim_timesteps(S)
+    return grid[i], i, grid[min(i + 1, len(grid) - 1)]
+
+
 def _step_alphas(index, S, use_original_steps, ab):
     if use_original_steps:
         return ab[index + 1], ab[index]
@@ -93,6 +103,10 @@ def _modified(power=0.5, sign=-1, table=lambda ac: 1 - ac, shift=0, which=slice(
     return modify_score
 
 
+def _without_scale(e_t, grad, t, alphas_cumprod, scale):
+    return _modified()(e_t, grad, t, alphas_cumprod, 1.0)
+
+
 def _modify_cases(g):
     for shape, scale in zip(SHAPES, (1.0, 2.5, -0.5), strict=True):
         t = torch.randint(1, 998, (shape[0],), generator=g)
@@ -111,10 +125,14 @@ def bending_score(model, e_t, x, t, c):
     return torch.tanh(e_t) + 0.2 * x + 0.1 * model(x, t, c)
 
 
-def _output(order="guided first", swapped=False, scale="g", none="c", given="c", corrects=True):
+def _output(
+    order="guided first", swapped=False, scale="g", none="c", given="c", corrects=True, later=0
+):
     """The official get_model_output, and its slips."""
 
     def get_model_output(apply_model, x, t, c, uncond, g, modify_score):
+        t = t + later
+
         def corrected(e_t, which=c):
             if modify_score is None or not corrects:
                 return e_t
@@ -188,6 +206,10 @@ def _shift_at_the_end(x, e_t, a_t, a_prev, codes):
 
 def _shift_of_x(x, e_t, a_t, a_prev, codes):
     return sqrt(a_prev) * (_nearest(x, codes) - x)
+
+
+def _with_quantising(x, e_t, a_t, a_prev, codes):
+    return sqrt(a_prev) * _nearest(pred_x0(x, e_t, a_t), codes) + sqrt(1 - a_prev) * e_t
 
 
 def _shift_cases(g):
@@ -289,6 +311,11 @@ def _kept_of_x0(w, ab_t, ab_s):
     return sqrt((1 - ab_t) / ab_t) * w.norm()
 
 
+def _kept_of_z0(w, ab_t, ab_s):
+    a, b = _shares(ab_t, ab_s)
+    return a * (1 - w[0]) + b * w[0]
+
+
 def _kept_cases(g):
     for order, t, s in [(4, 2, 1), (1, 2, 1), (2, 22, 2), (4, 42, 22), (3, 502, 482)]:
         w = torch.tensor([float(b) for b in adams_bashforth(order)], dtype=torch.float64)
@@ -316,6 +343,12 @@ EXERCISES = {
             "The loop starts at the noisy end, with the largest time.": lambda S, i: (
                 _ddim_timesteps(S)[i],
                 *_plms_call(S, i)[1:],
+            ),
+            "The list holds the network's times already: no 1 is to be subtracted.": (
+                _call_shifted
+            ),
+            "The loop goes through the list from its end, and index counts down.": (
+                _call_from_below
             ),
         },
         level="easy",
@@ -354,6 +387,9 @@ EXERCISES = {
             "True and False are exchanged: these grids stay inside the table.": lambda T, S: (
                 (T - 1) % (T // S) != 0
             ),
+            "The question is not whether S divides T: some grids crash where it does not.": (
+                lambda T, S: T % S == 0
+            ),
         },
         level="easy",
         goal="say for which numbers of steps the official grid runs past its table",
@@ -369,6 +405,13 @@ EXERCISES = {
                 lambda s: s - 1
             ),
             "The swap changes something: try g = 1.": lambda s: s,
+            "The swap is no division: write ε_c + g (ε_u - ε_c) as ε_u + g' (ε_c - ε_u).": (
+                lambda s: 1 / s if s else 0.0
+            ),
+            "The sign of g is wrong: the difference changes its sign.": (lambda s: 1 + s),
+            "The sign of the 1 is wrong: try g = 0, which returns the first half, the prompt's.": (
+                lambda s: -1 - s
+            ),
         },
         level="easy",
         goal="find the guidance that swapped halves amount to",
@@ -394,6 +437,8 @@ EXERCISES = {
                 table=torch.ones_like
             ),
             "Each sample has its own t; t[0] is only that of the first.": _modified(which=0),
+            "The scale is missing.": (_without_scale),
+            "Multiply the gradient by √(1-ᾱ); here it is divided by it.": (_modified(power=-0.5)),
         },
         level="middle",
         goal="write a score corrector, in the official indices",
@@ -419,6 +464,7 @@ EXERCISES = {
             "The corrector is called without guidance, too.": _output(none="bare"),
             "The corrector is given c, not unconditional_conditioning.": _output(given="uncond"),
             "The corrector is missing: its result takes the place of e_t.": _output(corrects=False),
+            "t is in the network's counting already: pass it on as it is.": (_output(later=1)),
         },
         level="middle",
         goal="write get_model_output in the official order",
@@ -441,6 +487,10 @@ EXERCISES = {
             ),
             "pred_x0 is quantised, not x_prev.": _shift_at_the_end,
             "pred_x0 is quantised, not x.": _shift_of_x,
+            "The factor of pred_x0 in x_prev is √a_prev, not √a_t.": (
+                lambda x, e, a_t, a_prev, codes: sqrt(a_t) * _quantize_shift(x, e, a_t, 1.0, codes)
+            ),
+            "This is x_prev with quantising; subtract x_prev without.": (_with_quantising),
         },
         level="middle",
         goal="compute by how much quantize_denoised moves a step",
@@ -472,6 +522,12 @@ EXERCISES = {
                 lambda S, b, d, r: S * d * (1 if r else b)
             ),
             "x_T is not to be counted.": lambda S, b, d, r: _numbers_drawn(S, b, d, r) + b * d,
+            "These are the draws; each draw is of d numbers for a sample.": (
+                lambda S, b, d, r: _numbers_drawn(S, b, 1, r)
+            ),
+            "One extra draw is counted too many: only the first step draws twice.": (
+                lambda S, b, d, r: _numbers_drawn(S, b, d, r) + d * (1 if r else b)
+            ),
         },
         level="middle",
         goal="count the random numbers that a run draws",
@@ -491,6 +547,10 @@ EXERCISES = {
             ),
             "The variance changes: a share 1 - p of the numbers is kept, each divided by 1 - p.": (
                 lambda p: 1.0
+            ),
+            "p is the share that is dropped; the share that is kept, 1 - p, counts.": (math.sqrt),
+            "The variance is 1/(1-p): its root is to be undone, not its square.": (
+                lambda p: (1 - p) ** 2
             ),
         },
         level="easy",
@@ -512,6 +572,7 @@ EXERCISES = {
             "Keep three old ε, not two: the order must rise to 4.": _resume(keep=2),
             "Store e_t, not e_t_prime.": _resume(store="prime"),
             "x is at times[i]: the next step begins there, not one later.": _resume(skip=1),
+            "Keep three old ε: with four of them the order rises to 5.": (_resume(keep=4)),
         },
         level="hard",
         goal="go on with PLMS from the middle, with its old_eps",
@@ -536,6 +597,12 @@ EXERCISES = {
             "This is the polynomial at the end of the step; wanted is its average over the step.": (
                 _weights(moment=lambda n: 1.0)
             ),
+            "The weights do not add up to 1: the row for f = 1 has the integral 1.": (
+                _weights(moment=lambda n: 1 / (n + 1) if n else 0.0)
+            ),
+            "The step's length is not part of the weights, which add up to 1.": (
+                lambda times, i: (times[i + 1] - times[i]) * _weights()(times, i)
+            ),
         },
         tolerance=1e-7,
         level="middle",
@@ -556,6 +623,7 @@ EXERCISES = {
             "This is dir_xt alone; pred_x0 is off as well.": lambda w, ab_t, ab_s: (
                 sqrt(1 - ab_s) * w.norm()
             ),
+            "This is the share of z_0 alone; the other z_j add their squares.": (_kept_of_z0),
         },
         level="hard",
         goal="derive the noise that a masked picture keeps",

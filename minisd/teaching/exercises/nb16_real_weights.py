@@ -30,6 +30,14 @@ def _copied_cases(g):
         yield parameters, stored, runs, release
 
 
+def _counted(parameters, stored, runs, release):
+    return _copied_bytes()(parameters, stored, runs, release) // BYTES[runs]
+
+
+def _bits(parameters, stored, runs, release):
+    return _copied_bytes()(parameters, stored, runs, release) * 8
+
+
 # ---- arithmetic with weights --------------------------------------------------------------
 
 
@@ -109,6 +117,8 @@ EXERCISES = {
             "With release only one copy is held at a time: the largest counts.": _copied_bytes(
                 released=False
             ),
+            "These are numbers; each has four or two bytes.": (_counted),
+            "These are bits; a float32 has four bytes.": (_bits),
         },
         level="middle",
         goal="say what memory a checkpoint takes beside its file",
@@ -136,6 +146,9 @@ EXERCISES = {
             "The wider convolution is replaced by custom's; it must keep all its channels.": (
                 _add_difference(wider="custom")
             ),
+            "Nothing is added: the difference custom - base is missing.": (
+                lambda inpaint, custom, base, share: inpaint
+            ),
         },
         level="middle",
         goal="add what a custom model has learned to an inpainting model",
@@ -162,6 +175,12 @@ EXERCISES = {
             "The highest level is 255: multiply by 255, not by 256.": lambda p: (
                 256 * ((p + 1) / 2).clamp(0, 1)
             ).floor(),
+            "The factor 255 is missing: levels are from 0 to 255.": (
+                lambda p: ((p + 1) / 2).clamp(0, 1)
+            ),
+            "Multiply 0..1 by 255; here it is 254.": (
+                lambda p: (127 * (p + 1)).clamp(0, 255).floor()
+            ),
         },
         level="easy",
         goal="turn a picture into bytes as the official script does",

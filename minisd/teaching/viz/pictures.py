@@ -33,13 +33,13 @@ def over(axis, picture: Tensor, weights: Tensor) -> None:
     height, width = picture.shape[-2:]
     edges = (-0.5, width - 0.5, height - 0.5, -0.5)
     options = {"cmap": "viridis", "alpha": 0.85, "interpolation": "nearest", "extent": edges}
-    axis.imshow(weights.detach().float().cpu(), vmin=0, vmax=1, **options)
+    axis.imshow(weights.detach().float().cpu().numpy(), vmin=0, vmax=1, **options)
     picture = picture.detach().float().cpu()
     border = torch.cat([picture[:, 0], picture[:, -1], picture[..., 0], picture[..., -1]], dim=1)
     away = (picture - border.median(dim=1).values[:, None, None]).norm(dim=0)
     if away.min() < 0.5 < away.max():
         line = {"colors": "white", "linewidths": 1.2, "antialiased": False}  # a light file
-        axis.contour(away, levels=[0.5], **line)
+        axis.contour(away.numpy(), levels=[0.5], **line)
 
 
 def strip(
