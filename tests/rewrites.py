@@ -642,11 +642,6 @@ def end_position(ids):
 # ---- 13 -----------------------------------------------------------------------------------
 
 
-def unscaled_ab(ab, factor):
-    noise = 1 - ab
-    return ab.div_(noise.mul_(factor**2).add_(ab))
-
-
 def latent_v_target(z, factor, eps, ab_t):
     cos, sin = (rearrange(r.sqrt(), "b -> b 1 1 1") for r in (ab_t, 1 - ab_t))
     z.mul_(factor)
@@ -675,6 +670,15 @@ def ema_of(weights, decay):
     for k, w in enumerate(weights[1:], 1):
         average.lerp_(w, 1 - min(decay, (1 + k) / (10 + k)))
     return average
+
+
+def txt2img_loop(encode, model, step, decode, x, times, prompts, negative, g, factor):
+    told, untold = encode(prompts), encode([negative for _ in prompts])
+    for k in range(len(times) - 1):
+        index = torch.tensor([times[k] - 1] * len(prompts))
+        with_it, without = model(x, index, told), model(x, index, untold)
+        x = step(x, g * with_it + (1 - g) * without, times[k], times[k + 1])
+    return decode(x.div_(factor)).numpy()
 
 
 def unet_rows(sampler, steps, scale, n, strength):
@@ -729,6 +733,15 @@ def scale_when_swapped(s):
 def modify_score(e_t, grad, t, alphas_cumprod, scale):
     share = np.sqrt(1 - A(alphas_cumprod)[A(t)]).reshape(-1, *[1] * (e_t.ndim - 1))
     return A(e_t) - scale * share * A(grad)
+
+
+def get_model_output(apply_model, x, t, c, uncond, g, modify_score):
+    if uncond is None:
+        uncond, g = c, 1
+    halves = apply_model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, c]))
+    without, with_it = halves.reshape(2, *x.shape)
+    e_t = (1 - g) * without + g * with_it
+    return e_t if modify_score is None else modify_score(apply_model, e_t, x, t, c)
 
 
 def quantize_shift(x, e_t, a_t, a_prev, codes):
@@ -846,6 +859,12 @@ def which_family(conv_in, to_k, label):
 def copied_bytes(parameters, stored, runs, release):
     held = np.max(parameters) if release else np.sum(parameters)
     return (stored != runs) * held * getattr(torch, runs).itemsize
+
+
+def add_difference(inpaint, custom, base, share):
+    for w, a, b in zip(inpaint, custom, base, strict=True):
+        (w if w.ndim == 1 else w[:, : a.shape[1]]).add_(a, alpha=share).sub_(b, alpha=share)
+    return inpaint
 
 
 def official_levels(picture):

@@ -176,7 +176,7 @@ def server(**settings):
     return kept | {"PYTHONPATH": str(ROOT)} | settings
 
 
-STYLE = f"<style>{viz.page.STYLE}</style>"
+STYLE = f"<script>{viz.page.STYLE}</script>"
 
 
 def notebook():

@@ -115,6 +115,23 @@ SOURCE = '''def f(x):
 '''
 
 
+def test_a_map_lies_over_a_picture_in_its_own_squares():
+    picture = -torch.ones(3, 64, 64)
+    picture[0, 16:48, 16:48] = 1
+    _, axis = viz.plt.subplots()
+    viz.over(axis, picture, torch.eye(8))
+    grey, colours = axis.images
+    assert torch.equal(torch.as_tensor(colours.get_array()), torch.eye(8))
+    assert colours.get_extent() == grey.get_extent()
+    [outline] = axis.collections
+    x, y = outline.get_paths()[0].vertices.T
+    assert (x.min(), x.max(), y.min(), y.max()) == pytest.approx((15.5, 47.5, 15.5, 47.5), abs=0.5)
+    _, plain = viz.plt.subplots()
+    viz.over(plain, torch.zeros(3, 64, 64), torch.eye(8))  # nothing to go round
+    assert not plain.collections
+    viz.plt.close("all")
+
+
 def test_docstrings_are_broken_between_words():
     out = page.narrow(SOURCE, 50)
     assert out.split() == SOURCE.split()

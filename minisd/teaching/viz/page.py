@@ -28,9 +28,14 @@ for (const words of document.querySelectorAll(".minisd-words")) {
 }
 </script>"""
 # JupyterLab would break the lines of a shown source anywhere, also within a word.
+# The rule goes into the page's head, since a cell that is scrolled away is taken off the page.
 STYLE = """
-.jp-OutputArea-output.jp-RenderedMarkdown pre, .jp-OutputArea-output.jp-RenderedMarkdown pre code {
-  white-space: pre !important; word-break: normal !important; font-size: 13px !important;
+if (!document.getElementById("minisd-style")) {
+  const style = document.head.appendChild(document.createElement("style"));
+  style.id = "minisd-style";
+  style.textContent = ".jp-OutputArea-output.jp-RenderedMarkdown pre, " +
+    ".jp-OutputArea-output.jp-RenderedMarkdown pre code { white-space: pre !important; " +
+    "word-break: normal !important; font-size: 13px !important; }";
 }"""
 WIDE = 68  # characters of code that JupyterLab shows in one line on a laptop's screen
 
@@ -68,7 +73,7 @@ def setup() -> None:
     if hasattr(shell, "kernel"):
         from IPython.display import HTML, display
 
-        display(HTML(f"<style>{STYLE}</style>", metadata={}))
+        display(HTML(f"<script>{STYLE}</script>", metadata={}))
 
 
 def publish(png: bytes, alt: str, html: str = "") -> None:

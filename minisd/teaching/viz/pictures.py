@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -20,6 +21,25 @@ def shown(axis, picture: Tensor) -> None:
     axis.axis("off")
     frame = {"transform": axis.transAxes, "fill": False, "ec": "#cccccc", "clip_on": False}
     axis.add_patch(Rectangle((0, 0), 1, 1, lw=0.5, **frame))
+
+
+def over(axis, picture: Tensor, weights: Tensor) -> None:
+    """Draw a picture (3 or 1, h, w) in grey, and over it a map (a, b) of 0..1 in its own squares.
+
+    Blue is 0 and yellow is 1: divide by the same number where maps are to be compared. White lines
+    go round what differs from the background, the median of the picture's border.
+    """
+    shown(axis, picture.mean(0, keepdim=True))
+    height, width = picture.shape[-2:]
+    edges = (-0.5, width - 0.5, height - 0.5, -0.5)
+    options = {"cmap": "viridis", "alpha": 0.85, "interpolation": "nearest", "extent": edges}
+    axis.imshow(weights.detach().float().cpu().numpy(), vmin=0, vmax=1, **options)
+    picture = picture.detach().float().cpu()
+    border = torch.cat([picture[:, 0], picture[:, -1], picture[..., 0], picture[..., -1]], dim=1)
+    away = (picture - border.median(dim=1).values[:, None, None]).norm(dim=0)
+    if away.min() < 0.5 < away.max():
+        line = {"colors": "white", "linewidths": 1.2, "antialiased": False}  # a light file
+        axis.contour(away.numpy(), levels=[0.5], **line)
 
 
 def strip(
