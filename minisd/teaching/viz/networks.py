@@ -333,7 +333,7 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
         [
             (10, f"quant_conv\nmoments {_of(moments)}", 16, CONV),
             (30.4, f"mean {_of(tuple(z.shape[1:]))}\nlog variance, clamped", 18.4, PLAIN),
-            (50, "sample\n$z=\\mu+\\sigma\\,\\epsilon$", 13.4, RESIZE),
+            (50, "sample\n$z=\\mu_q+\\sigma_q\\,\\epsilon$", 13.4, RESIZE),
             (67, f"× {vae.config.scale_factor:g}\n{_of(tuple(z.shape[1:]))}", 12.6, ZERO),
             (86.3, f"÷ {vae.config.scale_factor:g}\npost_quant_conv", 15.4, CONV),
         ],
