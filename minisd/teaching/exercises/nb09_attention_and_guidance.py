@@ -71,8 +71,6 @@ def _heads(how="right"):
                 return a.reshape(b, heads, n, c // heads)
             if how == "strided":
                 return a.reshape(b, n, c // heads, heads).permute(0, 3, 1, 2)
-            if how == "across":
-                return a.reshape(b, n, heads, c // heads)
             return a.reshape(b, n, heads, c // heads).transpose(1, 2)
 
         scale = {"scale": q.shape[-1] ** -0.5, "undivided": 1.0}.get(how)
@@ -82,8 +80,6 @@ def _heads(how="right"):
             return out.permute(0, 2, 3, 1).reshape(b, n, d * h)
         if how == "joined":
             return out.permute(0, 2, 3, 1).reshape(b, n, d * h)
-        if how == "across":
-            return out.reshape(b, h, n * d)
         if how in ("mixed", "merge"):
             return out.reshape(b, n, h * d)
         return out.transpose(1, 2).reshape(b, n, h * d)
@@ -189,11 +185,6 @@ def _linear_share(p_u, p_c, g):
     return p / p.sum()
 
 
-def _as_sum(p_u, p_c, g):
-    p = p_u + g * (p_c - p_u)
-    return p / p.sum()
-
-
 EXERCISES = {
     "attention_loops": Exercise(
         _attention,
@@ -288,9 +279,6 @@ EXERCISES = {
             "This is one head over all channels.": lambda q, k, v, heads: _attention(q, k, v),
             "The scores are not divided by √d.": _heads("undivided"),
             "Join the channels as they were split: (h d), not (d h).": _heads("joined"),
-            "The heads attend to each other here: move them in front of the tokens.": (
-                _heads("across")
-            ),
         },
         level="middle",
         goal="split channels into heads and join them again",
@@ -422,8 +410,6 @@ EXERCISES = {
             "Mix the logarithms: mixed probabilities can be negative.": lambda u, c, g: (
                 u + g * (c - u)
             ),
-            "Mix the logarithms: mixed probabilities, divided by their sum, are still mixed "
-            "probabilities.": _as_sum,
             "These are logarithms: take the exponential, and divide by the sum.": lambda u, c, g: (
                 (1 - g) * u.log() + g * c.log()
             ),

@@ -298,9 +298,6 @@ EXERCISES = {
             ),
             "Mean and log variance are two halves of the channels, not every "
             "second one.": _interleaved,
-            "The clamp is for the log variance, before it is halved.": _sample_with(
-                lambda v: (v / 2).clamp(-30, 20).exp()
-            ),
             "The network gives the log variance: take the exponential of half of it.": _sample_with(
                 lambda v: v.clamp(-30, 20)
             ),
