@@ -417,11 +417,6 @@ def heads_by_level(model_channels, channel_mult, attention_factors, heads, head_
     return np.stack([channels, number, channels // number], axis=1)
 
 
-def skip_weights(model_channels, channel_mult, res_blocks):
-    outputs, _, skips = _ladder(channel_mult, res_blocks)
-    return 9 * model_channels**2 * (outputs @ skips)
-
-
 def fresh_unet_sample(x_T, ab_T):
     return x_T.div_(ab_T**0.5)
 

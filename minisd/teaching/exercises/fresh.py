@@ -172,7 +172,6 @@ FRESH = {
     ),
     "resblock_parameters": lambda g: tuple(32 * _whole(g, 1, 40) for _ in range(3)),
     "unet_output_inputs": _ladder,
-    "skip_weights": _ladder,
     "heads_by_level": lambda g: (
         128 * _whole(g, 1, 4),
         (1, 2, _whole(g, 2, 5)),
