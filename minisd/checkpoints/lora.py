@@ -17,7 +17,7 @@ from ..models.lora import lora_delta, loras
 from .diffusers_names import table
 from .families import Part, on_meta
 from .loading import Checkpoint
-from .lora_file import Layer, LoRAFile, open_lora
+from .lora_file import NETWORKS, Layer, LoRAFile, open_lora
 from .lora_fit import FAMILY, Place, check_fit, layers_of, made_for, places_in
 from .tensorfile import CheckpointError, first_few, save_tensors
 
@@ -94,6 +94,7 @@ def describe(path: str | Path) -> str:
         return str(error)
     layers = file.layers.values()
     networks = Counter(network for network, _ in file.layers)
+    networks = {network: networks[network] for network in NETWORKS.values() if networks[network]}
     counts = ", ".join(f"{count} of {network}" for network, count in networks.items())
     ranks = _from_to({layer.down.shape[0] for layer in layers})
     alphas = _from_to({layer.alpha for layer in layers})
