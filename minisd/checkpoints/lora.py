@@ -113,19 +113,18 @@ def save_lora(path: str | Path, checkpoint: Checkpoint) -> None:
     In kohya's layout, with diffusers' names: each alpha is a tensor beside its matrices, and the
     other programs read it too. Their scales are not of the file: whoever applies it tells one.
     """
-    tensors = {}
+    tensors, modules = {}, checkpoint.modules
     begins = {"unet": "lora_unet_", "text": "lora_te_", "text_2": "lora_te2_"}
     begins |= {"text": "lora_te1_"} if checkpoint.text_2 else {}
-    for network, module in checkpoint.modules.items():
-        rows = {
-            row.ours: row.theirs[0] for row in table(on_meta(Part(type(module), module.config, "")))
-        }
+    for network in begins.keys() & {name for name in modules if any(loras(modules[name]))}:
+        module = modules[network]
+        rows = table(on_meta(Part(type(module), module.config, "")))
+        names = {row.ours: row.theirs[0].removesuffix(".weight") for row in rows}
         for name, lora in loras(module):
-            theirs = rows[f"{name}.weight"].removesuffix(".weight").replace(".", "_")
-            key = begins[network] + theirs
+            key = begins[network] + names[f"{name}.weight"].replace(".", "_")
             tensors[f"{key}.lora_down.weight"] = lora.down
             tensors[f"{key}.lora_up.weight"] = lora.up
             tensors[f"{key}.alpha"] = torch.tensor(float(lora.alpha))
     if not tensors:
-        raise CheckpointError("no network of the checkpoint has a LoRA: add_lora puts them there")
+        raise CheckpointError("no U-Net or text encoder has a LoRA here: add_lora puts them there")
     save_tensors(path, tensors, {"format": "pt", FAMILY: checkpoint.family})

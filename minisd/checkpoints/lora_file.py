@@ -90,15 +90,15 @@ def open_lora(path: str | Path) -> LoRAFile:
     if not any(found.values()):
         raise CheckpointError(f"{path} holds no LoRA{_instead(tensors)}")
     if strange := [key for key, match in found.items() if not match]:
-        raise CheckpointError(
-            f"{path} holds {len(strange)} tensors that belong to no LoRA: {first_few(strange)}"
-        )
-    whole = [f"{k} is {v.dtype}" for k, v in tensors.items() if "alpha" not in k]
-    if whole := [said for said in whole if "float" not in said]:
+        many = f"{len(strange)} tensors that belong" if strange[1:] else "1 tensor that belongs"
+        raise CheckpointError(f"{path} holds {many} to no LoRA: {first_few(strange)}")
+    matrices = {key: tensors[key] for key, match in found.items() if not match["alpha"]}
+    whole = [f"{k} is {v.dtype}" for k, v in matrices.items() if not v.dtype.is_floating_point]
+    if whole:
         raise CheckpointError(f"{path} must hold floating-point matrices, but {first_few(whole)}")
     layers, settings = {}, _settings(path, metadata)
     for (begins, name), parts in _pairs(path, found).items():
-        layer = _layer(path, {role: tensors[key] for role, key in parts.items()}, parts)
+        layer = _layer(path, tensors, parts)
         if layer.alpha is None:
             config = {k[len(begins) :]: v for k, v in settings.items() if k.startswith(begins)}
             alpha = _told(path, config, name, layer.down.shape[0])
@@ -137,8 +137,9 @@ def _pairs(path: Path, found: Mapping[str, re.Match]) -> dict[tuple[str, str], d
     return pairs
 
 
-def _layer(path: Path, parts: dict[str, Stored], keys: dict[str, str]) -> Layer:
+def _layer(path: Path, tensors: Mapping[str, Stored], keys: dict[str, str]) -> Layer:
     """One layer whose matrices fit each other; alpha None where no tensor tells it."""
+    parts = {role: tensors[key] for role, key in keys.items()}
     down, up, alpha = parts["down"], parts["up"], None
     rank = down.shape[0] if down.shape else 0
     fits = len(down.shape) == len(up.shape) and len(down.shape) in (2, 4) and rank
@@ -147,12 +148,8 @@ def _layer(path: Path, parts: dict[str, Stored], keys: dict[str, str]) -> Layer:
             f"{path}: {keys['down']} {down.shape} and {keys['up']} {up.shape} do not multiply"
         )
     if "alpha" in parts:
-        told = (
-            parts["alpha"].read().double().flatten().tolist()
-            if parts["alpha"].shape in ((), (1,))
-            else []
-        )
-        alpha = _number(path, keys["alpha"], *told[:1] or [None])
+        one = parts["alpha"].shape in ((), (1,))
+        alpha = _number(path, keys["alpha"], parts["alpha"].read().item() if one else None)
     return Layer(down, up, alpha)
 
 
@@ -180,8 +177,11 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _told(path: Path, config: dict[str, Any], name: str, rank: int) -> float:
     """A layer's alpha by peft's settings; its rank where there are none, as diffusers has it."""
-    alpha, patterns = config.get("lora_alpha", 8 if config else rank), config.get("alpha_pattern")
-    for pattern, value in (patterns or {}).items():
+    alpha = config.get("lora_alpha", 8 if config else rank)  # 8 is peft's own
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"{path}: its alpha_pattern is not a JSON object")
+    for pattern, value in patterns.items():
         end = pattern.removeprefix("^")
         if not re.fullmatch(r"[\w.]+", end):
             raise CheckpointError(f"{path}: minisd reads no alpha_pattern like {pattern!r:.60}")

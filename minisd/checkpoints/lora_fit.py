@@ -48,6 +48,7 @@ def places(network: nn.Module) -> dict[str, Place]:
 
 
 def places_in(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Place]]:
+    """The places in each network but the first stage, which no file changes."""
     return {name: places(module) for name, module in modules.items() if name != "vae"}
 
 
@@ -76,6 +77,7 @@ def _misfits(file: LoRAFile, family: str, where: Mapping[str, Mapping[str, Place
 
 
 def check_fit(file: LoRAFile, family: str, where: Mapping[str, Mapping[str, Place]]) -> None:
+    """CheckpointError, with the family that a file is made for, where it does not fit."""
     if found := _misfits(file, family, where):
         made = made_for(file)
         seems = f"it seems to be made for {made}" if made else "nor does it fit a published family"

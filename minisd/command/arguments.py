@@ -257,7 +257,7 @@ def _model() -> Parser:
         type=lora,
         action="append",
         metavar="FILE:SCALE",
-        help="a LoRA of the checkpoint's family, as paint.safetensors:0.8; may be given again",
+        help="a LoRA for the checkpoint, as paint.safetensors:0.8; may be given again",
     )
     model.add_argument("--family", help="sd1, sd2, sdxl, ...; recognised where it can be")
     model.add_argument("--prediction", choices=("eps", "v", "x0"), help="what its U-Net predicts")

@@ -112,13 +112,17 @@ def test_outputs_are_those_of_diffusers_with_peft(family, layout, tmp_path):
     theirs = diffusers_pipeline(made, xl)
     theirs.load_lora_weights(tmp_path, weight_name="a.safetensors", adapter_name="a")
     theirs.set_adapters("a", 0.8)
-    merged = with_loras(pipe.checkpoint, [(open_lora(tmp_path / "a.safetensors"), 0.8)])
-    merged = Pipeline(merged, pipe.tokenizers)
+    compare(pipe, made, tmp_path / "a.safetensors", 0.8)
+
+
+def compare(pipe, made, path, scale):
+    """The text encoders' outputs and the U-Net's, both sides with the file: within 1e-5."""
+    merged = with_loras(pipe.checkpoint, [(open_lora(path), scale)])
+    merged, xl = Pipeline(merged, pipe.tokenizers), pipe.family == "sdxl"
     prompt = ["a red circle above a blue star"]
     condition, (context, pooled) = merged.encode(prompt), made.encode(prompt)
     assert (condition.context - context).abs().max() <= 1e-5
-    x, index, y = draw(1, 4, 8, 8), torch.tensor([500]), None
-    given = {}
+    x, index, y, given = draw(1, 4, 8, 8), torch.tensor([500]), None, {}
     if xl:
         assert (condition.y[:, : pooled.shape[1]] - pooled).abs().max() <= 1e-5
         ids = torch.tensor([[512.0, 512, 0, 0, 512, 512]])
@@ -128,6 +132,23 @@ def test_outputs_are_those_of_diffusers_with_peft(family, layout, tmp_path):
     b = made.unet(x, index, context, **given).sample
     assert (a - b).abs().max() <= 1e-5
     assert (pipe.checkpoint.unet(x, index, context, y) - b).abs().max() > 0.1  # it does something
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_diffusers_reads_what_save_lora_writes(family, tmp_path):
+    pytest.importorskip("peft")
+    pipe, made = pipeline(family), Theirs(pipeline(family))
+    checkpoint = copy.deepcopy(pipe.checkpoint)
+    add_lora(checkpoint.unet, 3, ("attn1.to_q", "proj_in", "in_layers.2"), alpha=2.0)
+    add_lora(checkpoint.modules[pipe.texts[-1]], 3, ("out_proj", "fc1", "c_fc"), alpha=2.0)
+    for network in checkpoint.modules.values():
+        for i, (_, lora) in enumerate(loras(network)):
+            lora.up.data = draw(*lora.up.shape, seed=i) / 2
+    save_lora(tmp_path / "a.safetensors", checkpoint)
+    theirs = diffusers_pipeline(made, family == "sdxl")
+    theirs.load_lora_weights(tmp_path, weight_name="a.safetensors")
+    compare(pipe, made, tmp_path / "a.safetensors", 1.0)
 
 
 # ---- several, scales, dtypes --------------------------------------------------------------
@@ -203,7 +224,7 @@ def test_what_is_trained_is_saved_and_read_back(family, tmp_path):
     said = describe(tmp_path / "a.safetensors")
     assert said.startswith(f"kohya's layout, for {family}; layers: ")
     assert said.endswith("rank 2 to 3, alpha 2") and " of unet, " in said
-    with pytest.raises(CheckpointError, match="no network of the checkpoint has a LoRA"):
+    with pytest.raises(CheckpointError, match="no U-Net or text encoder has a LoRA here"):
         save_lora(tmp_path / "b.safetensors", checkpoint)
 
 
@@ -278,7 +299,7 @@ def said_by_peft(**said):
         (CHECKPOINT, "holds no LoRA, but a checkpoint, which --checkpoint"),
         ({"control_model.a.weight": Z}, "holds no LoRA, but a ControlNet"),
         ({"a.weight": Z}, "holds no LoRA: its tensors are a.weight"),
-        (GOOD | {"a.weight": Z}, "holds 1 tensors that belong to no LoRA: a.weight"),
+        (GOOD | {"a.weight": Z}, "holds 1 tensor that belongs to no LoRA: a.weight"),
         ({f"{NAME}.lora_down.weight": Z}, "holds .*lora_down.weight without its up"),
         ({f"{NAME}.alpha": torch.tensor(1.0)}, "holds .*alpha without its down"),
         (GOOD | PEFT, "unet mid_block_attentions_0_proj_in|names a layer's down twice"),
@@ -291,6 +312,7 @@ def said_by_peft(**said):
         ((PEFT, said_by_peft(init_lora_weights="pissa")), "init_lora_weights 'pissa'"),
         ((PEFT, said_by_peft(alpha_pattern={"(a+)+$": 1})), "no alpha_pattern like '\\(a"),
         ((PEFT, said_by_peft(lora_alpha="x")), "a finite number as lora_alpha, got 'x'"),
+        ((PEFT, said_by_peft(alpha_pattern=[1])), "alpha_pattern is not a JSON object"),
         ((PEFT, {"lora_adapter_metadata": "["}), "is not a JSON object"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
