@@ -12,7 +12,7 @@ device: picture i draws all its noise on the CPU from its own generator, seeded 
 batch it is the picture that it is alone (but for rounding).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from ..checkpoints import loading as files
 from ..checkpoints.families import Family
+from ..checkpoints.lora import with_loras
+from ..checkpoints.lora_file import open_lora
 from ..equations import q_sample
 from ..guidance import cfg, from_v, from_x0, interval, paper_time
 from ..noise import keep
@@ -62,13 +64,16 @@ class Pipeline(Networks):
         prediction: str | None = None,
         ema: bool = False,
         dtype: torch.dtype = torch.float32,
+        loras: Sequence[tuple[str | Path, float]] = (),
         **options,
     ) -> "Pipeline":
         """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
 
+        loras: files and their scales, as [("paint.safetensors", 0.8)], merged into the weights.
         options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
         and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
         """
+        changes = [(open_lora(file), scale) for file, scale in loras]  # refused before all else
         stored, metadata = dtype, {}
         if not Path(path).is_dir():
             about = files.info(path)
@@ -76,7 +81,7 @@ class Pipeline(Networks):
             kinds = [kind for kind in files.DTYPES if {(str(kind)[len("torch.") :],)} == {*parts}]
             stored = kinds[0] if kinds and not ema else dtype
             metadata = about.metadata
-        checkpoint = files.load(path, family, prediction, stored, ema)
+        checkpoint = with_loras(files.load(path, family, prediction, stored, ema), changes, dtype)
         found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
