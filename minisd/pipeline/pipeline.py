@@ -48,6 +48,7 @@ from .settings import (
     usual_sampler,
     whole,
 )
+from .threads import is_small, threads_for
 
 
 class Pipeline(Networks):
@@ -243,7 +244,7 @@ class Pipeline(Networks):
 
     def eps_model(self, unet: nn.Module, told: Told) -> EpsModel:
         """The U-Net with its conditions and guidance as samplers take it: (x, t) -> ε."""
-        place = next(unet.parameters())
+        place, small = next(unet.parameters()), is_small(unet)
 
         def there(part: Tensor) -> Tensor:
             return part.to(place) if part.is_floating_point() else part.to(place.device)
@@ -251,7 +252,8 @@ class Pipeline(Networks):
         @torch.no_grad()
         def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
             x_in = torch.cat([x, given["beside"]], dim=1) if "beside" in given else x
-            return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
+            with threads_for(small, len(x)):
+                return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
         s, scale = told.settings, told.scale
