@@ -303,6 +303,9 @@ EXERCISES = {
             "this is w_eps (SNR + 1): divide by SNR + 1, and multiply by SNR": lambda w, ab: (
                 w / (1 - ab)
             ),
+            "divide by SNR + 1: an error is larger in v than in x0": lambda w, ab: (
+                w * ab / (1 - ab) ** 2
+            ),
             "the weight must change: ‖v - v̂‖² is larger than ‖ε - ε̂‖²": lambda w, ab: w,
             "w_eps is missing: multiply by it": lambda w, ab: ab,
             "ᾱ_t comes in once: the norms are squared already": lambda w, ab: w * ab**2,
