@@ -353,7 +353,7 @@ EXERCISES = {
                     [(x - sqrt(1 - path[0]) * e) / sqrt(path[0])] * (len(path) - 1)
                 )
             ),
-            "when x has moved, its ᾱ has too: leave from where x is now": _from_the_first,
+            "after a transfer x is at the next ᾱ: the next transfer starts there": _from_the_first,
             "each transfer must start from the x that the one before it returned": _from_x_t,
             "ab_path[0] is where x_t is already: return x at ab_path[1:] only": (
                 lambda x, e, path: torch.cat([x[None], _constant_path(x, e, path)])
@@ -393,6 +393,9 @@ EXERCISES = {
             "equal weights average the past; wanted is the average over the next step": (
                 lambda k: [1 / k] * k
             ),
+            "these are the weights of order 4, cut off: every order has its own": (
+                lambda k: [*adams_bashforth(4), 0, 0][:k]
+            ),
         },
         tolerance=1e-6,
         level="middle",
@@ -403,7 +406,7 @@ EXERCISES = {
         _uneven_cases,
         {
             "3/2 and -1/2 hold for equal steps only": lambda e, b, hb, h: 1.5 * e - 0.5 * b,
-            "the ratio is upside down: a short next step leans little on the past": (
+            "the ratio is upside down: in a short next step e_before counts little": (
                 lambda e, b, hb, h: e + hb / (2 * h) * (e - b)
             ),
             "the half is missing: the average of a line is its value half way": (
@@ -499,7 +502,7 @@ EXERCISES = {
         lambda *case: last(plms(*case)).x,
         _plms_cases,
         {
-            "store ε and not ε': ε' is an average already, and averaging it again smears it": (
+            "store ε and not ε': the polynomial runs through values of ε, not through averages": (
                 _plms(store="prime")
             ),
             "the second ε of the first step is used there and not stored": _plms(store="both"),
@@ -628,7 +631,7 @@ EXERCISES = {
             "the sign is wrong: wanted is the exact change minus the transfer's": lambda e, s: (
                 -_defect(e, s)
             ),
-            "the transfer's change is the mean ε times the last σ̄ minus the first": lambda e, s: (
+            "the transfer's change is the mean ε times (last σ̄ - first σ̄)": lambda e, s: (
                 (e * s.diff()).sum() + e.mean() * (s[-1] - s[0])
             ),
             "this is the exact change alone: subtract what the transfer makes of the mean ε": (

@@ -142,7 +142,7 @@ EXERCISES = {
         x0_from_v,
         _from_v_cases,
         {
-            "the sign is wrong: v points away from x0": lambda x, v, ab: (
+            "the sign of v is wrong: v contains x0 with a minus": lambda x, v, ab: (
                 ab.sqrt() * x + (1 - ab).sqrt() * v
             ),
             "both signs are wrong: x_t contains x0 with a plus": lambda x, v, ab: (
@@ -181,7 +181,7 @@ EXERCISES = {
         eps_from_v,
         _from_v_cases,
         {
-            "the sign is wrong: v points towards the noise": lambda x, v, ab: (
+            "the sign of v is wrong: v contains ε with a plus": lambda x, v, ab: (
                 (1 - ab).sqrt() * x - ab.sqrt() * v
             ),
             "the sign of x_t is wrong: x_t contains the noise with a plus": lambda x, v, ab: (
@@ -213,10 +213,10 @@ EXERCISES = {
         _v_from_x0,
         _v_from_x0_cases,
         {
-            "the sign is wrong: v points away from x0": lambda x, x0, ab: (
+            "the sign is wrong: v contains x0 with a minus": lambda x, x0, ab: (
                 (x0 - ab.sqrt() * x) / (1 - ab).sqrt()
             ),
-            "v points away from x0: subtract x0": lambda x, x0, ab: (
+            "the sign of x0 is wrong: subtract it": lambda x, x0, ab: (
                 (ab.sqrt() * x + x0) / (1 - ab).sqrt()
             ),
             "v is √ᾱ_t ε minus √(1-ᾱ_t) x0, not plus": lambda x, x0, ab: (
@@ -288,7 +288,7 @@ EXERCISES = {
         lambda w_eps, ab_t: w_eps * ab_t,
         _weight_cases,
         {
-            "it is the other way round: an error in v is larger than its error in ε": (
+            "upside down: an error is larger in v than in ε, so its weight on v is smaller": (
                 lambda w, ab: w / ab
             ),
             "a loss is a square, so there is no root": lambda w, ab: w * ab.sqrt(),
@@ -298,12 +298,13 @@ EXERCISES = {
             "this is the weight of ‖x0 - x̂0‖²: divide it by SNR + 1": lambda w, ab: (
                 w * ab / (1 - ab)
             ),
-            "this goes from x0 to ε once more: multiply by SNR/(SNR + 1) only": lambda w, ab: (
-                w * (1 - ab) / ab
-            ),
+            "this is w_eps/SNR: multiply by SNR/(SNR + 1)": lambda w, ab: w * (1 - ab) / ab,
             "this is w_eps/(SNR + 1): multiply it by SNR": lambda w, ab: w * (1 - ab),
             "this is w_eps (SNR + 1): divide by SNR + 1, and multiply by SNR": lambda w, ab: (
                 w / (1 - ab)
+            ),
+            "divide by SNR + 1: an error is larger in v than in x0": lambda w, ab: (
+                w * ab / (1 - ab) ** 2
             ),
             "the weight must change: ‖v - v̂‖² is larger than ‖ε - ε̂‖²": lambda w, ab: w,
             "w_eps is missing: multiply by it": lambda w, ab: ab,
@@ -325,7 +326,7 @@ EXERCISES = {
             "the sign is wrong: g is w + 1, not w - 1": lambda u, g, s, w: (
                 u + (w - 1) / s * (g - u)
             ),
-            "`guided` is not the conditional prediction: it has gone g times as far": (
+            "`guided` is not ε_c: it has gone `scale` times as far from eps_u": (
                 lambda u, g, s, w: u + (1 + w) * (g - u)
             ),
             "`scale` is SD's g: divide by scale, not by scale - 1": lambda u, g, s, w: (
@@ -375,12 +376,14 @@ EXERCISES = {
             "this is the factor of the guided prediction at κ = 1: the target does not enter": (
                 lambda c, g, target: c / g
             ),
-            "the guided spread is where κ = 0 stands, not 0": lambda c, g, target: (g - target) / g,
+            "divide by the whole way, std_g - std_c, and not by std_g": lambda c, g, target: (
+                (g - target) / g
+            ),
             "divide by the whole way, std_g - std_c": lambda c, g, target: g - target,
             "divide by the whole way, std_g - std_c, and not by std_c": lambda c, g, target: (
                 (g - target) / c
             ),
-            "κ = 0 is at std_g, and the whole way is std_g - std_c": lambda c, g, target: (
+            "measure from std_g, where κ = 0, and divide by std_g - std_c": lambda c, g, target: (
                 (target - c) / g
             ),
             "it is upside down: the whole way stands below": lambda c, g, target: (
