@@ -4,11 +4,13 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
+from minisd.models import configs
 from minisd.teaching import viz
 from minisd.teaching.viz import page
 
@@ -100,6 +102,49 @@ def test_titles_one_for_each_column_or_each_picture(published, monkeypatch):
 def test_pictures_are_at_least_128_pixels_wide_where_six_fill_a_row(published):
     viz.strip(torch.zeros(6, 3, 64, 64), alt="six grey pictures")
     assert sheet(published[0]).width >= 6 * 128
+
+
+def test_drawings_of_the_families_read_their_numbers_off_the_configs(published, monkeypatch):
+    words, text = [], viz.plt.Axes.text
+
+    def note(self, x, y, said, **style):
+        words.append(said)
+        return text(self, x, y, said, **style)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.text", note)
+    vae = replace(configs.KL_F8, channel_mult=(1, 2, 4), scale_factor=0.5)  # a quarter of the side
+    clip = replace(configs.CLIP_L, length=20, width=48, layers=5, layer=-2, norm=False)
+    unet = replace(configs.SD1, model_channels=64, out_channels=6, context_dim=96, heads=3)
+    viz.prompt_flow(2, clip, unet, vae, 256, alt="two pictures")
+    for shape in ["(4, 20)", "(4, 20, 48)", "(4, 64)", "(4, 256)", "(4, 4, 64, 64)"]:
+        assert shape in words
+    assert "(4, 6, 64, 64)" in words and "(2, 3, 256, 256)" in words
+    assert any(r"{\epsilon}_u" in said for said in words)
+
+    words.clear()
+    viz.prompt_flow(2, clip, replace(unet, prediction="v"), vae, 256, alt="two pictures")
+    assert any("{v}_u" in said for said in words) and not any("epsilon" in said for said in words)
+
+    changes = {"attention_factors": (1, 4), "transformer_depth": (3, 1, 1, 9), "vector_dim": 77}
+    families = {"before": ((clip,), unet, vae, 256)}
+    after = replace(unet, prediction="v", **changes)
+    families["after"] = ((clip, clip), after, replace(vae, scale_factor=2.0), 128)
+    words.clear()
+    viz.families_side_by_side(families, alt="one family, before and after a change")
+    page = "\n".join(words)
+    before, after = page[: page.index("after")], page[page.index("after") :]
+    common = "text encoder, 5 layers, width 48\npenultimate layer, no norm"
+    assert before.count(common) == 1 and after.count(common) == 2
+    for said in ["context (20, 96)", "3 heads", "middle: 256 channels, "]:
+        assert said in before and said in after
+    old = ["64 × 64: 64 channels, 1 block\n", "32 × 32: 128 channels, 1 block\n"]
+    old += ["middle: 256 channels, 1 block\n", "no extra vector", r"$\epsilon$, (6, 64, 64)"]
+    new = ["32 × 32: 64 channels, 3 blocks", "16 × 16: 128 channels, no blocks"]
+    new += ["middle: 256 channels, 9 blocks", "vector of 77 numbers", "$v$, (6, 32, 32)"]
+    old += ["scale factor 0.5", "256 × 256 pixels"]
+    new += ["scale factor 2.0", "128 × 128 pixels"]
+    for one, other in zip(old, new, strict=True):
+        assert one in before and one not in after and other in after and other not in before
 
 
 SOURCE = '''def f(x):

@@ -379,6 +379,9 @@ EXERCISES = {
             "the answer is turned: these are the places that cannot differ": lambda a, b: (
                 (a != b).cumsum(0) == 0
             ),
+            "these are counts; a truth value says whether a count is above 0": lambda a, b: (
+                a != b
+            ).cumsum(0),
             "only the row right after a changed token is added; all later rows differ": (
                 lambda a, b: (a != b) | torch.cat([torch.tensor([False]), (a != b)[:-1]])
             ),

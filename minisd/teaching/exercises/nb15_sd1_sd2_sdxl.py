@@ -109,6 +109,7 @@ def _transformer_parameters(
     out=True,
     projections=2,
     back=True,
+    ff_bias=True,
 ):
     """Parameters of a SpatialTransformer; the arguments are slips."""
 
@@ -119,7 +120,7 @@ def _transformer_parameters(
         attn1 = 3 * c * c + output + bias * 3 * c
         attn2 = c * c + 2 * c * ctx + output + bias * 3 * c
         ff = c * 4 * gate * c + biases * 4 * gate * c
-        ff += back * (4 * c * c + biases * c)
+        ff += back * (4 * c * c + biases * c) - (not ff_bias) * 9 * c
         block = attn1 + attn2 + ff + norms * 6 * c
         return depth * (outside + block) if once else outside + depth * block
 
@@ -385,6 +386,7 @@ EXERCISES = {
             "the feed-forward's second Linear, back to the width, is missing": (
                 _transformer_parameters(back=False)
             ),
+            "both Linears of the feed-forward have a bias": _transformer_parameters(ff_bias=False),
             "depth is missing: the blocks are counted once": lambda c, context, depth: (
                 _transformer_parameters()(c, context, 1)
             ),

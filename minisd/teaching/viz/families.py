@@ -26,7 +26,7 @@ ENCODERS = {
     configs.OPENCLIP_H: "OpenCLIP-H",
     configs.OPENCLIP_BIGG: "OpenCLIP-bigG",
 }
-PREDICTED = {"eps": "ε", "v": "v", "x0": "$x_0$"}
+PREDICTED = {"eps": r"\epsilon", "v": "v", "x0": "x_0"}
 
 
 def _box(axis, x, y, width, height, text="", color=BLUE, size=10.0, **style):
@@ -60,7 +60,8 @@ def prompt_flow(
     """
     n, both, side = pictures, 2 * pictures, pixels // vae.factor
     width, latent = unet.model_channels, f"{unet.in_channels}, {side}, {side}"
-    out = f"{unet.out_channels}, {side}, {side}"
+    out, predicted = f"{unet.out_channels}, {side}, {side}", PREDICTED[unet.prediction]
+    negative, positive = (f"{{{predicted}}}_{index}" for index in "uc")
     _, axis = plt.subplots(figsize=(9.6, 6.4))
     axis.set(xlim=(0, 96), ylim=(0, 64))
     axis.axis("off")
@@ -93,14 +94,14 @@ def prompt_flow(
     _box(axis, 50, 26, 13, 13, "U-Net", size=12)
     _arrow(axis, (37.5, 26), (43.5, 26))
     axis.text(29, 19.4, f"({both}, {latent})", ha="center", va="center", fontsize=SMALL)
-    rows(67, 26, 13, r"$\epsilon_u$: negative", r"$\epsilon_c$: positive")
+    rows(67, 26, 13, f"${negative}$: negative", f"${positive}$: positive")
     _arrow(axis, (56.5, 26), (60.5, 26))
     axis.text(67, 19.4, f"({both}, {out})", ha="center", va="center", fontsize=SMALL)
     axis.text(67, 32.8, "chunk(2)", ha="center", va="center", fontsize=SMALL)
     _arrow(axis, (67, 52), (67, 42), (53, 42), (53, 32.5), label="", at=(60, 43))
     axis.text(68, 43.4, "cross-attention", ha="left", va="center", fontsize=SMALL)
 
-    guidance = r"$\epsilon_u + g(\epsilon_c - \epsilon_u)$" + f"\n({n}, {out})"
+    guidance = f"${negative} + g({positive} - {negative})$\n({n}, {out})"
     _box(axis, 86, 26, 15.5, 10, "guidance\n" + guidance, size=SMALL)
     _arrow(axis, (73.5, 26), (78.2, 26))
     _arrow(axis, (86, 21), (86, 16.3), (8.5, 16.3), (8.5, 21.5))
@@ -120,7 +121,8 @@ def _text_lines(texts: tuple[TextConfig, ...]) -> str:
     def line(c):
         layer = "last" if c.layer == -1 else "penultimate"
         norm = "with norm" if c.norm else "no norm"
-        return f"{ENCODERS[c]}, {c.layers} layers, {c.width}\n{layer} layer, {norm}"
+        name = ENCODERS.get(c, "text encoder")
+        return f"{name}, {c.layers} layers, width {c.width}\n{layer} layer, {norm}"
 
     return "\n".join(line(c) for c in texts)
 
@@ -144,7 +146,7 @@ def families_side_by_side(families: dict[str, tuple] = FAMILIES, *, alt: str) ->
         x = column * (k + 0.5)
         axis.text(x, 78, name, ha="center", va="center", fontsize=12, weight="bold")
         _box(axis, x, 69.5, wide, 11, _text_lines(texts), size=SMALL)
-        context = f"context (77, {unet.context_dim})"
+        context = f"context ({texts[0].length}, {unet.context_dim})"
         _arrow(axis, (x, 64), (x, 59), label=context, at=(x + 1, 61.5), align="left")
 
         top, side = 59.0, pixels // vae.factor
@@ -176,10 +178,11 @@ def families_side_by_side(families: dict[str, tuple] = FAMILIES, *, alt: str) ->
         vector = f"extra vector of {numbers} numbers" if numbers else "no extra vector"
         row(deepest + 1, vector, bool(numbers), GREEN)
 
-        words = f"predicts {PREDICTED[unet.prediction]}: ({unet.out_channels}, {side}, {side})"
+        latent = f"({unet.out_channels}, {side}, {side})"
+        words = f"predicts ${PREDICTED[unet.prediction]}$, {latent};\nthe sampler makes $x_0$ of it"
         end, at = (x - 9, bottom - 5), (x - 8, bottom - 2.5)
         _arrow(axis, (x - 9, bottom), end, label=words, at=at, align="left")
-        words = f"autoencoder, 1/{vae.factor} of each side\nscale factor {vae.scale_factor}"
+        words = f"decoder, {vae.factor} times the side\nscale factor {vae.scale_factor}"
         _box(axis, x, bottom - 8, wide, 6, words, size=SMALL)
         words, end, at = f"{pixels} × {pixels} pixels", (x - 9, bottom - 15), (x - 8, bottom - 13)
         _arrow(axis, (x - 9, bottom - 11), end, label=words, at=at, align="left")
