@@ -505,6 +505,9 @@ EXERCISES = {
             "This is smaller by 1 than m_1: the first term is 1/(1-e^{-a})": lambda r: (
                 _first_moment(r) - 1
             ),
+            "The exponent of the first term is -a, not a: 1/(1-e^{-a})": lambda r: (
+                1 / (1 - math.exp(r)) - 1 / r
+            ),
             "The term -1/a of the integration by parts is missing": lambda r: (
                 1 / (1 - math.exp(-r))
             ),
