@@ -58,17 +58,15 @@ EXERCISES = {
             "the official list holds indices, which count from 0: t - 1 for each t": lambda times: (
                 sorted(times[:-1])
             ),
-            "the official list rises, so the order has to be turned round": lambda times: [
-                t - 1 for t in times[:-1]
-            ],
-            "our list, but for its end: the order and the index t - 1 are missing": (
+            "the official list rises: reverse the order": lambda times: [t - 1 for t in times[:-1]],
+            "this is our list without its end: it still has to rise, and to hold t - 1": (
                 lambda times: times[:-1]
             ),
-            "turned round, but the end is still in it, and an index is t - 1": lambda times: times[
-                ::-1
-            ],
+            "it rises, but our last time is still in it, and an index is t - 1": lambda times: (
+                times[::-1]
+            ),
             "an index is t - 1, not t + 1": lambda times: sorted(t + 1 for t in times[:-1]),
-            "the order is still falling, and the end is still in it": lambda times: [
+            "the order is still falling, and our last time is still in it": lambda times: [
                 t - 1 for t in times
             ],
             "at the last of our times no step starts: leave it out": (
@@ -78,7 +76,7 @@ EXERCISES = {
                 sorted(t - 1 for t in times[1:])
             ),
             "this is our list, unchanged": lambda times: times,
-            "sorting puts the end of our list first: leave it out before you sort": (
+            "sorting puts our last time first: leave it out before you sort": (
                 lambda times: sorted(times)[:-1]
             ),
         },

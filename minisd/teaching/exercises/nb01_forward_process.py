@@ -150,10 +150,10 @@ EXERCISES = {
             ),
             "the last β would be 1: clip at max_beta": lambda T, s, m: _cosine(T, s, m, clip=False),
             "the cosine is squared": lambda T, s, m: _cosine(T, s, m, power=1),
-            "the offset is missing, above and below the fraction's line": lambda T, s, m: _cosine(
-                T, 0.0, m
+            "the offset is missing in the numerator and in the denominator": lambda T, s, m: (
+                _cosine(T, 0.0, m)
             ),
-            "the offset is missing below the fraction's line: divide by 1 + offset": (
+            "the offset is missing in the denominator: divide by 1 + offset": (
                 lambda T, s, m: _cosine(T, s, m, share=1)
             ),
             "the angle goes to π/2, a quarter of a turn": lambda T, s, m: _cosine(
@@ -161,10 +161,10 @@ EXERCISES = {
             ),
             "the factor π/2 is missing in the cosine": lambda T, s, m: _cosine(T, s, m, turn=1),
             "this is α_t; β_t is 1 - α_t": lambda T, s, m: 1 - _cosine(T, s, m, clip=False),
-            "this is ᾱ_t, the right one; the betas are 1 - ᾱ_t/ᾱ_{t-1}": lambda T, s, m: (
+            "this is ᾱ_t, and it is correct; the betas are 1 - ᾱ_t/ᾱ_{t-1}": lambda T, s, m: (
                 1 - _cosine(T, s, m, clip=False, divide=False)
             ),
-            "the offset is missing above the fraction's line": lambda T, s, m: _cosine(
+            "the offset is missing in the numerator: t/T + offset": lambda T, s, m: _cosine(
                 T, s, m, above=0
             ),
             "t begins with 0, where ᾱ is 1; the first β is missing": lambda T, s, m: _cosine(
@@ -202,9 +202,7 @@ EXERCISES = {
             "a product is undone by dividing, not by subtracting": lambda ab: (
                 torch.cat([ab.new_ones(1), ab[:-1]]) - ab
             ),
-            "β_t is 1 - α_t; the logarithm of α_t is only near to it": lambda ab: (
-                -(1 - betas_back(ab)).log()
-            ),
+            "β_t is 1 - α_t; -ln α_t is only close to this": lambda ab: -(1 - betas_back(ab)).log(),
         },
         level="middle",
         goal="recover the betas from alphas_cumprod alone",

@@ -112,6 +112,9 @@ EXERCISES = {
             "means do not multiply: average them, each weighted by its precision": (
                 lambda m, v, n, w: (m * n, v * w)
             ),
+            "normalise: the mean is this number over the precision, the variance 1/precision": (
+                lambda m, v, n, w: (m / v + n / w, 1 / v + 1 / w)
+            ),
             "return the variance, not its root": (
                 lambda m, v, n, w: (_fuse(m, v, n, w)[0], _fuse(m, v, n, w)[1] ** 0.5)
             ),
@@ -139,7 +142,7 @@ EXERCISES = {
         _variances,
         _schedules,
         {
-            "alpha_bar for alpha: 1-ᾱ_t is the noise of all steps, β_t of one": (
+            "α, not ᾱ: 1-ᾱ_t is the noise of all steps, β_t of one": (
                 lambda ab: ((1 - ab[:-1]) / (1 - ab[1:]) * (1 - ab[1:]), 1 - ab[1:])
             ),
             "the order: return the posterior's β̃ first, then the forward step's β": lambda ab: (
@@ -178,6 +181,9 @@ EXERCISES = {
                 _variances(ab)[0],
                 ab[1:] / ab[:-1],
             ),
+            "1-ᾱ_{t-1} is the prior's variance alone; β̃ counts the likelihood as well": (
+                lambda ab: (1 - ab[:-1], _variances(ab)[1])
+            ),
             "the division by 1-ᾱ_t is missing in β̃": lambda ab: (
                 (1 - ab[:-1]) * _variances(ab)[1],
                 _variances(ab)[1],
@@ -190,7 +196,7 @@ EXERCISES = {
         _x0_from_mean,
         _x0_cases,
         {
-            "a sign: the share of x_t has to be taken off": lambda mean, x, ab_t, ab_s: (
+            "a sign: the part of x_t has to be subtracted": lambda mean, x, ab_t, ab_s: (
                 ((1 - ab_t) * mean + (ab_t / ab_s).sqrt() * (1 - ab_s) * x)
                 / (ab_s.sqrt() * (1 - ab_t / ab_s))
             ),
@@ -198,7 +204,7 @@ EXERCISES = {
                 ((1 - ab_t) * mean - ab_t / ab_s * (1 - ab_s) * x)
                 / (ab_s.sqrt() * (1 - ab_t / ab_s))
             ),
-            "alpha_bar for alpha: coef2 has √α_t, and α_t = ᾱ_t/ᾱ_s": lambda mean, x, ab_t, ab_s: (
+            "α, not ᾱ: coef2 has √α_t, and α_t = ᾱ_t/ᾱ_s": lambda mean, x, ab_t, ab_s: (
                 ((1 - ab_t) * mean - ab_t.sqrt() * (1 - ab_s) * x)
                 / (ab_s.sqrt() * (1 - ab_t / ab_s))
             ),
@@ -227,7 +233,7 @@ EXERCISES = {
                 ((1 - ab_t) * mean - (ab_t / ab_s).sqrt() * (1 - ab_s) * x)
                 / (ab_s * (1 - ab_t / ab_s))
             ),
-            "coef1 has 1-ᾱ_t below its line, as coef2 has": lambda mean, x, ab_t, ab_s: (
+            "coef1 has the denominator 1-ᾱ_t, as coef2 has": lambda mean, x, ab_t, ab_s: (
                 (mean - _coef2(ab_t, ab_s) * x) / (_coef1(ab_t, ab_s) * (1 - ab_t))
             ),
             "x_t has the factor coef2 in the mean: subtract coef2 · x_t": (
@@ -267,7 +273,7 @@ EXERCISES = {
             "a root is missing: x_t holds √(1-ᾱ_t) of ε, not 1-ᾱ_t": lambda ab_t, ab_s: (
                 (ab_t / ab_s).sqrt() * (1 - ab_s)
             ),
-            "alpha_bar for alpha: coef2 has √α_t, and α_t = ᾱ_t/ᾱ_s": lambda ab_t, ab_s: (
+            "α, not ᾱ: coef2 has √α_t, and α_t = ᾱ_t/ᾱ_s": lambda ab_t, ab_s: (
                 ab_t.sqrt() * (1 - ab_s) / (1 - ab_t).sqrt()
             ),
             "a root is missing: coef2 has √α_t, not α_t": lambda ab_t, ab_s: (
@@ -307,7 +313,7 @@ EXERCISES = {
                     posterior_variance(ab_t, ab_u) * posterior_variance(ab_t, ab_s)
                 ).sqrt()
             ),
-            "alpha_bar for alpha: coef2 has √α_{u|s}, and α_{u|s} = ᾱ_u/ᾱ_s": (
+            "α, not ᾱ: coef2 has √α_{u|s}, and α_{u|s} = ᾱ_u/ᾱ_s": (
                 lambda ab_t, ab_u, ab_s: _carried(ab_u.sqrt() * (1 - ab_s) / (1 - ab_u), ab_t, ab_u)
             ),
             "a root is missing: coef2 has √α_{u|s}, not α_{u|s}": lambda ab_t, ab_u, ab_s: _carried(
@@ -387,13 +393,13 @@ EXERCISES = {
             "a sign: x_t above 0 speaks for +1": _guess_of(
                 lambda x, ab_t: torch.tanh(-ab_t.sqrt() * x / (1 - ab_t))
             ),
-            "the exponent has the variance 1-ᾱ_t below it, not its root": _guess_of(
+            "the exponent is divided by the variance 1-ᾱ_t, not by its root": _guess_of(
                 lambda x, ab_t: torch.tanh(ab_t.sqrt() * x / (1 - ab_t).sqrt())
             ),
             "the variance 1-ᾱ_t is missing in the exponents": _guess_of(
                 lambda x, ab_t: torch.tanh(ab_t.sqrt() * x)
             ),
-            "a density's exponent has 2 times the variance below it": _guess_of(
+            "a density's exponent is divided by 2 times the variance": _guess_of(
                 lambda x, ab_t: torch.tanh(ab_t.sqrt() * x / (1 - ab_t) / 2)
             ),
             "x_t/√ᾱ_t is E[x_0] for data with no preferred points; here x_0 is -1 or +1": (
