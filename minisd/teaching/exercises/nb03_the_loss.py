@@ -108,6 +108,15 @@ EXERCISES = {
             "the variances' part counts for each of the d numbers of a sample: d is missing": (
                 lambda m, v, n, w: _kl(m, v, n, w, 1 / m[0].numel())
             ),
+            "d is the count of numbers in one sample, not the number of samples": (
+                lambda m, v, n, w: _kl(m, v, n, w, len(m) / m[0].numel())
+            ),
+            "sum over all axes but the first: flatten(1), and d counts all these numbers": (
+                lambda m, v, n, w: (
+                    ((m - n) ** 2).sum(-1) / (2 * w)
+                    + m.shape[-1] / 2 * (v / w - 1 - torch.tensor(v / w).double().log())
+                )
+            ),
             "a KL is a sum over the d numbers of a sample, and this is their mean": _kl_mean,
             "only the distance of the means is here; the part of the variances is missing": (
                 lambda m, v, n, w: _kl(m, v, n, w, 0.0)

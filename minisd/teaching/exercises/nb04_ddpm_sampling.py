@@ -143,6 +143,42 @@ EXERCISES = {
         level="middle",
         goal="write one step of Algorithm 2, and no noise at its end",
     ),
+    "clipped_mean": Exercise(
+        lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
+        _clip_cases,
+        {
+            "nothing is clipped: eq. 11 has no x̂_0 left to clip, eq. 7 has": reverse_mean,
+            "clip x̂_0, not the mean: x_s still holds noise, which may leave [-1, 1]": (
+                _clip_mean_instead
+            ),
+            "clip x̂_0 only: x_t is noisy and may leave [-1, 1]": _clip_both,
+            "that is the clipped x̂_0 itself; it still has to go into eq. 7": (
+                lambda x, e, ab_t, ab_s: pred_x0(x, e, ab_t).clamp(-1, 1)
+            ),
+            "clip from both sides, to [-1, 1]": lambda x, e, ab_t, ab_s: posterior_mean(
+                pred_x0(x, e, ab_t).clamp(max=1), x, ab_t, ab_s
+            ),
+            "pictures lie in [-1, 1], not in [0, 1]": lambda x, e, ab_t, ab_s: posterior_mean(
+                pred_x0(x, e, ab_t).clamp(0, 1), x, ab_t, ab_s
+            ),
+            "x_t and x̂_0 are swapped: the arguments are posterior_mean(x0, x_t, ab_t, ab_s)": (
+                lambda x, e, ab_t, ab_s: posterior_mean(
+                    x, pred_x0(x, e, ab_t).clamp(-1, 1), ab_t, ab_s
+                )
+            ),
+            "clip x̂_0, not ε: noise may leave [-1, 1]": lambda x, e, ab_t, ab_s: reverse_mean(
+                x, e.clamp(-1, 1), ab_t, ab_s
+            ),
+            "clip x̂_0, not x_t: eq. 11 cannot do it, eq. 7 can": lambda x, e, ab_t, ab_s: (
+                reverse_mean(x.clamp(-1, 1), e, ab_t, ab_s)
+            ),
+            "that noises the clipped x̂_0 with the old ε, a DDIM step; asked for is eq. 7's mean": (
+                lambda x, e, ab_t, ab_s: q_sample(pred_x0(x, e, ab_t).clamp(-1, 1), e, ab_s)
+            ),
+        },
+        level="middle",
+        goal="clip the predicted picture and still take a correct step",
+    ),
     "kept_by_log": Exercise(
         _kept,
         _log_cases,
@@ -244,41 +280,5 @@ EXERCISES = {
         },
         level="easy",
         goal="measure in grey levels what noise in the last step would cost",
-    ),
-    "clipped_mean": Exercise(
-        lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
-        _clip_cases,
-        {
-            "nothing is clipped: eq. 11 has no x̂_0 left to clip, eq. 7 has": reverse_mean,
-            "clip x̂_0, not the mean: x_s still holds noise, which may leave [-1, 1]": (
-                _clip_mean_instead
-            ),
-            "clip x̂_0 only: x_t is noisy and may leave [-1, 1]": _clip_both,
-            "that is the clipped x̂_0 itself; it still has to go into eq. 7": (
-                lambda x, e, ab_t, ab_s: pred_x0(x, e, ab_t).clamp(-1, 1)
-            ),
-            "clip from both sides, to [-1, 1]": lambda x, e, ab_t, ab_s: posterior_mean(
-                pred_x0(x, e, ab_t).clamp(max=1), x, ab_t, ab_s
-            ),
-            "pictures lie in [-1, 1], not in [0, 1]": lambda x, e, ab_t, ab_s: posterior_mean(
-                pred_x0(x, e, ab_t).clamp(0, 1), x, ab_t, ab_s
-            ),
-            "x_t and x̂_0 are swapped: the arguments are posterior_mean(x0, x_t, ab_t, ab_s)": (
-                lambda x, e, ab_t, ab_s: posterior_mean(
-                    x, pred_x0(x, e, ab_t).clamp(-1, 1), ab_t, ab_s
-                )
-            ),
-            "clip x̂_0, not ε: noise may leave [-1, 1]": lambda x, e, ab_t, ab_s: reverse_mean(
-                x, e.clamp(-1, 1), ab_t, ab_s
-            ),
-            "clip x̂_0, not x_t: eq. 11 cannot do it, eq. 7 can": lambda x, e, ab_t, ab_s: (
-                reverse_mean(x.clamp(-1, 1), e, ab_t, ab_s)
-            ),
-            "that noises the clipped x̂_0 with the old ε, a DDIM step; asked for is eq. 7's mean": (
-                lambda x, e, ab_t, ab_s: q_sample(pred_x0(x, e, ab_t).clamp(-1, 1), e, ab_s)
-            ),
-        },
-        level="middle",
-        goal="clip the predicted picture and still take a correct step",
     ),
 }

@@ -221,6 +221,9 @@ EXERCISES = {
             "fresh noise replaces old noise; here it is added on top of all of it": _step_with(
                 lambda eps, z, a, sg, root: eps + sg * z / root
             ),
+            "eps + noise has variance 2: each needs the root of its share as a factor": (
+                lambda x, e, ab_t, ab_s, sg, n: q_sample(pred_x0(x, e, ab_t), e + n, ab_s)
+            ),
             "only the old noise is used; the fresh noise is missing": _step_with(
                 lambda eps, z, a, sg, root: eps
             ),
@@ -404,6 +407,9 @@ EXERCISES = {
             "the stride T/steps need not be whole: round each time, not the stride": (
                 lambda T, steps: [*range(T, -1, -(T // steps))]
             ),
+            "T // steps rounds the stride down, so the last time stays above 0": lambda T, steps: [
+                T - i * (T // steps) for i in range(steps + 1)
+            ],
             "times are whole numbers: round each": lambda T, steps: [
                 T * i / steps for i in range(steps, -1, -1)
             ],
