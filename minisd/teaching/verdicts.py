@@ -13,8 +13,8 @@ from torch import Tensor
 CORRECT, BLANK, WRONG = "correct", "not attempted", "wrong"
 NEAR = 1e-4  # of the largest number: so far apart, two answers have the same cause
 FLOAT32 = (
-    "right to seven digits, which looks like float32; compute in float64: leave out .float(), and "
-    "write torch.tensor(0.3, dtype=torch.float64)"
+    "right to seven digits, which looks like float32; compute in float64: torch.tensor(0.3), "
+    "torch.arange(T) / T and .float() give float32, and dtype=torch.float64 avoids it"
 )
 
 
