@@ -624,6 +624,11 @@ EXERCISES = {
                 sqrt(1 - ab_s) * w.norm()
             ),
             "This is the share of z_0 alone; the other z_j add their squares.": (_kept_of_z0),
+            "x_t has the noise z_0, which stays in part: add its share to the factor of z_0.": (
+                lambda w, ab_t, ab_s: (
+                    abs(_shares(ab_t, ab_s)[1] - _shares(ab_t, ab_s)[0]) * w.norm()
+                )
+            ),
         },
         level="hard",
         goal="derive the noise that a masked picture keeps",

@@ -119,6 +119,9 @@ EXERCISES = {
             ),
             "These are numbers; each has four or two bytes.": (_counted),
             "These are bits; a float32 has four bytes.": (_bits),
+            "A copy in float32 takes four bytes a parameter, not two.": (
+                lambda *case: 2 * _counted(*case)
+            ),
         },
         level="middle",
         goal="say what memory a checkpoint takes beside its file",
