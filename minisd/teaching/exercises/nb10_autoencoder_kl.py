@@ -457,7 +457,7 @@ EXERCISES = {
             "The samples' variance is exp(logvar), not logvar.": lambda m, v: (
                 (m.var(correction=0) + v.mean().abs()) ** -0.5
             ),
-            "Each channel does not have its own factor: one number is for all.": lambda m, v: (
+            "One factor serves all channels: return one number, not one for each.": lambda m, v: (
                 (m.var((0, 2, 3), correction=0) + v.exp().mean((0, 2, 3))) ** -0.5
             ),
             "The variance of the means is missing.": lambda m, v: v.exp().mean() ** -0.5,

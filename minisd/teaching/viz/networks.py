@@ -58,7 +58,7 @@ def _panel(axis, left, bottom, right, top, title, below=False):
     """A frame behind boxes, with the official name of what is in it."""
     size = right - left, top - bottom
     axis.add_patch(Rectangle((left, bottom), *size, fc=PANEL, ec="#999999", lw=0.8, ls=":"))
-    _text(axis, (left + right) / 2, bottom - 1.3 if below else top + 1.3, title, 9.5, "#555555")
+    _text(axis, (left + right) / 2, bottom - 1.3 if below else top + 1.3, title, 10, "#555555")
 
 
 def _arrow(axis, *corners, color=INK, style="-", width=1.2):
@@ -77,6 +77,15 @@ def _of(shape: tuple) -> str:
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
+def _stage(axis, left, bottom, width, height, color, resized):
+    """A box of the ladder, with a yellow edge above where the size changes after the rest."""
+    look = {"ec": "#555555", "lw": 0.8}
+    axis.add_patch(Rectangle((left, bottom), width, height, fc=color, **look))
+    if resized and color != RESIZE:
+        edge = (left, bottom + 0.84 * height)
+        axis.add_patch(Rectangle(edge, width, 0.16 * height, fc=RESIZE, **look))
+
+
 # ---- the drawings -------------------------------------------------------------------------
 
 
@@ -87,7 +96,7 @@ def resblock(block: nn.Module, x: Tensor, emb: Tensor, *, alt: str) -> None:
     _panel(axis, 13.5, y - 5, 41, y + 4, "in_layers", below=True)
     _panel(axis, 52.5, y - 5, 80, y + 4, "out_layers", below=True)
     _panel(axis, 34.5, y + 11, 62.5, y + 17, "emb_layers")
-    _box(axis, 6, y, f"$x$\n{_of(tuple(x.shape[1:]))}", 10, color=PLAIN)
+    _box(axis, 5.9, y, f"$x$\n{_of(tuple(x.shape[1:]))}", 10.6, color=PLAIN)
     for left, last in ((18.5, CONV), (57.5, ZERO)):
         _box(axis, left, y, "Group\nNorm", 7.5, color=NORM)
         _box(axis, left + 8.7, y, "SiLU", 6, color=NORM)
@@ -101,21 +110,21 @@ def resblock(block: nn.Module, x: Tensor, emb: Tensor, *, alt: str) -> None:
     _arrow(axis, (43.5, y + 14), (49, y + 14), color=RED)
     _arrow(axis, (53.5, y + 11.8), (53.5, y + 7.5), (47, y + 7.5), (47, y + 1.3), color=RED)
     time = at["emb_layers"]
-    _text(axis, 55, y + 8.2, f"{_of(time)}: one number for each channel,", 9.5, ha="left")
-    _text(axis, 55, y + 6.0, "added at all pixels alike", 9.5, ha="left")
-    _arrow(axis, (11, y), (14.75, y))
+    _text(axis, 55, y + 8.2, f"{_of(time)}: one number for each channel,", 10, ha="left")
+    _text(axis, 55, y + 6.0, "added at all pixels alike", 10, ha="left")
+    _arrow(axis, (11.2, y), (14.75, y))
     _arrow(axis, (39.45, y), (45.8, y))
     _arrow(axis, (48.2, y), (53.75, y))
-    _arrow(axis, (78.45, y), (82.6, y))
-    _arrow(axis, (85, y), (86.2, y))
-    _box(axis, 90.8, y, f"$y$\n{_of(at[''])}", 9.4, color=PLAIN, size=9)
+    _arrow(axis, (78.45, y), (81.7, y))
+    _arrow(axis, (84.1, y), (85.1, y))
+    _box(axis, 90.4, y, f"$y$\n{_of(at[''])}", 10.6, color=PLAIN)
     _plus(axis, 47, y)
-    _plus(axis, 83.8, y)
-    _text(axis, 27.2, y + 5.6, f"out: {_of(at['in_layers.2'])}", 9.5)
-    _text(axis, 73.5, y - 3.4, "begins at 0", 9.5, "#555555")
+    _plus(axis, 82.9, y)
+    _text(axis, 27.2, y + 5.6, f"out: {_of(at['in_layers.2'])}", 10)
+    _text(axis, 73.5, y - 3.4, "begins at 0", 10, "#555555")
     same = isinstance(block.skip_connection, nn.Identity)
     skip = "$x$ itself" if same else "conv 1 × 1: the width changes"
-    _arrow(axis, (6, y - 2.5), (6, 3.5), (83.8, 3.5), (83.8, y - 1.3), color=GREEN, width=1.8)
+    _arrow(axis, (6, y - 2.5), (6, 3.5), (82.9, 3.5), (82.9, y - 1.3), color=GREEN, width=1.8)
     _box(axis, 45, 3.5, f"skip_connection: {skip}", 38, 4.4)
     display(alt)
 
@@ -139,28 +148,28 @@ def spatial_transformer(module: nn.Module, x: Tensor, context: Tensor, *, alt: s
     _arrow(axis, (80.7, y), (84.3, y))
     _arrow(axis, (6.2, y + 2.5), (6.2, y + 6), (79.5, y + 6), (79.5, y + 1.3), color=GREEN)
     _plus(axis, 79.5, y)
-    _text(axis, 36, y + 4.1, "pixels to tokens", 9.5)
-    _text(axis, 60.8, y + 4.1, "tokens to pixels", 9.5)
-    _text(axis, 70.5, y - 3.9, "begins at 0", 9.5, "#555555")
-    _text(axis, 43, y + 7.4, "residual line around everything", 9.5, GREEN)
+    _text(axis, 36, y + 4.1, "pixels to tokens", 10)
+    _text(axis, 60.8, y + 4.1, "tokens to pixels", 10)
+    _text(axis, 70.5, y - 3.9, "begins at 0", 10, "#555555")
+    _text(axis, 43, y + 7.4, "residual line around everything", 10, GREEN)
     # the block
     bottom, top = 8.0, 26.6
     axis.add_patch(Rectangle((11, bottom), 75.5, top - bottom, fc=PANEL, ec="#999999", ls=":"))
-    _text(axis, 12, top - 1.7, "BasicTransformerBlock", 9.5, "#555555", ha="left")
+    _text(axis, 12, top - 1.7, "BasicTransformerBlock", 10, "#555555", ha="left")
     for x0, x1 in ((38.5, 11), (57.5, 86.5)):
         axis.plot([x0, x1], [y - 2.5, top], ":", color="#999999", lw=0.8)
-    _text(axis, 5.3, z, f"tokens\n{tokens}", 9.5)
-    _text(axis, 91.9, z, f"tokens\n{tokens}", 9.5)
+    _text(axis, 5.3, z, f"tokens\n{tokens}", 10)
+    _text(axis, 91.6, z, f"tokens\n{tokens}", 10)
     names = {
-        "attn1": "attn1\nself-attention",
-        "attn2": "attn2\ncross-attention",
-        "ff": "ff\nGEGLU, linear",
+        "attn1": "attn1\nself-\nattention",
+        "attn2": "attn2\ncross-\nattention",
+        "ff": "ff\nGEGLU,\nlinear",
     }
     for k, (name, text) in enumerate(names.items()):
         left = 13.6 + 24.5 * k
         start = left - 4 if k == 0 else left - 1.4
-        _box(axis, left + 4, z, f"Layer\nNorm {k + 1}", 6.6, color=NORM, size=9)
-        _box(axis, left + 14.2, z, text, 11.4, color=CONV if name == "ff" else ATTENTION, size=9)
+        _box(axis, left + 4, z, f"Layer\nNorm {k + 1}", 6.6, color=NORM)
+        _box(axis, left + 14.2, z, text, 11.4, 6.6, CONV if name == "ff" else ATTENTION)
         _arrow(axis, (start, z), (left + 0.7, z))
         _arrow(axis, (left + 7.3, z), (left + 8.5, z))
         _arrow(axis, (left + 19.9, z), (left + 20.7, z))
@@ -168,19 +177,19 @@ def spatial_transformer(module: nn.Module, x: Tensor, context: Tensor, *, alt: s
         up = z + 5.2
         _arrow(axis, (left - 0.9, z), (left - 0.9, up), (mid, up), (mid, z + 1.3), color=GREEN)
         _plus(axis, mid, z)
-    _arrow(axis, (85.7, z), (87.7, z))
+    _arrow(axis, (85.7, z), (87.3, z))
     inner = at[f"{block}.ff.net.0"]
-    _text(axis, 27.8, z - 4, "queries, keys, values:\nthe tokens", 9.5, va="top")
-    _text(axis, 51.0, z - 4, "queries:\nthe tokens", 9.5, va="top", ha="right")
-    _text(axis, 76.8, z - 4, f"inside:\n{_of(inner)}", 9.5, va="top")
+    _text(axis, 27.8, z - 4, "queries, keys, values:\nthe tokens", 10, va="top")
+    _text(axis, 51.0, z - 4, "queries:\nthe tokens", 10, va="top", ha="right")
+    _text(axis, 76.8, z - 4, f"inside:\n{_of(inner)}", 10, va="top")
     _box(axis, 52.3, 3.5, f"text {_of(tuple(context.shape[1:]))}: keys and values", 30, 4.4, PLAIN)
-    _arrow(axis, (52.3, 5.7), (52.3, z - 2.5), color=PINK, width=1.8)
+    _arrow(axis, (52.3, 5.7), (52.3, z - 3.3), color=PINK, width=1.8)
     display(alt)
 
 
 def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, alt: str) -> None:
-    """The U-Net: 12 input blocks, the middle, 12 output blocks, their channels and sizes, skips,
-    and where the time and the text go in."""
+    """The U-Net: input blocks, the middle and output blocks with their channels and sizes, the
+    skips, and where the time and the text go in."""
     before = {}
 
     def entering(name):
@@ -198,28 +207,30 @@ def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, al
     for hook in hooks:
         hook.remove()
 
-    axis, pitch, width, high = _page(65), 3.5, 3.3, 6.2
+    axis, high = _page(66), 7.2
     sides = sorted({after[n][1] for n in stages}, reverse=True)
     level_y = {side: 57.4 - 12.6 * k for k, side in enumerate(sides)}
-    across = {name: 9.2 + pitch * k for k, name in enumerate(stages)}
+    at = {n: (before if n.startswith("output") else after)[n][1] for n in stages}
+    column, columns = -1.0, {}
+    for name, last in zip(stages, [None, *stages], strict=False):
+        column += 1 if last is None or at[name] == at[last] else 0.75  # a new level: closer
+        columns[name] = column
+    pitch = min(91.2 / (column + 1), 7)
+    width = pitch - 0.12
     where, time_at, text_at = {}, {s: [] for s in sides}, {s: [] for s in sides}
     for k, (name, stage) in enumerate(stages.items()):
-        side = before[name][1] if name.startswith("output") else after[name][1]
-        cx, cy = across[name], level_y[side]
+        side = at[name]
+        cx, cy = 4.1 + pitch * (columns[name] + 0.5), level_y[side]
         where[name] = cx, cy, side
         kinds = [type(layer).__name__ for layer in stage]
         attends, timed = "SpatialTransformer" in kinds, "ResBlock" in kinds
         resized = "Upsample" in kinds or "Downsample" in kinds
         fill = ATTENTION if attends else CONV if timed else RESIZE if resized else PLAIN
-        corner = (cx - width / 2, cy - high / 2)
-        axis.add_patch(Rectangle(corner, width, high, fc=fill, ec="#555555", lw=0.8))
-        if resized:  # a band at the top: this stage also changes the size
-            corner = (cx - width / 2, cy + high / 2 - 2.0)
-            axis.add_patch(Rectangle(corner, width, 2.0, fc=RESIZE, ec="#555555", lw=0.8))
+        _stage(axis, cx - width / 2, cy - high / 2, width, high, fill, resized)
         short = f"i{k}" if k < down else "M" if k == down else f"o{k - down - 1}"
-        _text(axis, cx, cy + 2.05, short, 9, weight="bold")
-        _text(axis, cx, cy + 0.15, before[name][0], 9)
-        _text(axis, cx, cy - 1.75, after[name][0], 9)
+        _text(axis, cx, cy + 1.3, short, weight="bold")
+        _text(axis, cx, cy - 0.7, before[name][0])
+        _text(axis, cx, cy - 2.6, after[name][0])
         if timed:
             time_at[side].append(cx - 0.7)
         if attends:
@@ -240,10 +251,11 @@ def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, al
             _arrow(axis, (x0, y0 - high / 2), (x0, y1), (x1 - width / 2, y1))
         elif y1 > y0:
             _arrow(axis, (x0 + width / 2, y0), (x1, y0), (x1, y1 - high / 2))
-    time_trunk, text_trunk = 0.8, 95.4
+    _text(axis, 50, 64.6, "skips", color=GREEN)
+    time_trunk, text_trunk = 0.8, 95.5
     for side, y in level_y.items():
         rail = y - high / 2 - 1.5
-        _text(axis, 1.4, y, f"{side} × {side}", 9.5, ha="left")
+        _text(axis, 1.3, y, f"{side}²", ha="left")
         if time_at[side]:
             axis.plot([time_trunk, max(time_at[side])], [rail, rail], color=RED, lw=1)
             for cx in time_at[side]:
@@ -258,25 +270,22 @@ def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, al
     axis.plot([time_trunk] * 2, [9.2, first - 1.5], color=RED, lw=1)
     axis.plot([text_trunk] * 2, [9.2, first - 2.5], color=PINK, lw=1, ls="--")
     emb, width_in = after["time_embed"], net.config.model_channels
-    _box(axis, 17, 9.2, f"time index\n({width_in},) → time_embed → {_of(emb)}", 30, 5, PLAIN, 9.5)
+    _box(axis, 17, 9.2, f"time index\n({width_in},) → time_embed → {_of(emb)}", 30, 5, PLAIN, 10)
     axis.plot([time_trunk, 2], [9.2, 9.2], color=RED, lw=1)
-    _box(axis, 82, 9.2, f"text\n{_of(tuple(context.shape[1:]))}", 20, 5, PLAIN, 9.5)
+    _box(axis, 82, 9.2, f"text\n{_of(tuple(context.shape[1:]))}", 20, 5, PLAIN, 10)
     axis.plot([92, text_trunk], [9.2, 9.2], color=PINK, lw=1, ls="--")
-    _text(axis, 50, last - 5.2, "in each box: name,\nchannels in, channels out", 9.5, va="top")
+    _text(axis, 50, last - 5.2, "in each box: name,\nchannels in, channels out", 10, va="top")
     legend = {
-        "ResBlock": CONV,
-        "ResBlock and transformer": ATTENTION,
-        "half or twice the size": RESIZE,
+        "ResBlock": (CONV, False),
+        "ResBlock and transformer": (ATTENTION, False),
+        "half the size": (RESIZE, False),
+        "yellow edge: then twice the size": (ATTENTION, True),
     }
     cx = 3.0
-    for text, color in legend.items():
-        axis.add_patch(Rectangle((cx, 1.4), 2.4, 2.4, fc=color, ec="#555555", lw=0.8))
-        _text(axis, cx + 3.2, 2.6, text, 9.5, ha="left")
+    for text, look in legend.items():
+        _stage(axis, cx, 1.2, 2.6, 2.8, *look)
+        _text(axis, cx + 3.4, 2.6, text, ha="left")
         cx += 7 + 0.78 * len(text)
-    for text, color, style in (("skip", GREEN, "-"), ("time", RED, "-"), ("text", PINK, "--")):
-        axis.plot([cx, cx + 2.8], [2.6, 2.6], color=color, lw=1.4, ls=style)
-        _text(axis, cx + 3.4, 2.6, text, 9.5, ha="left")
-        cx += 9
     display(alt)
 
 
@@ -313,17 +322,17 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
             corner = (cx - width / 2, y - h / 2)
             fill = PLAIN if name == "picture" else ATTENTION if name == "mid" else shade
             axis.add_patch(Rectangle(corner, width, h, fc=fill, ec="#555555", lw=0.8))
-            _text(axis, cx, y, name, 9.5, rotation=90)
-            _text(axis, cx, 19.6, shape[0], 9.5)
-            _text(axis, cx, 17.4, f"{shape[1]}²", 9.5)
+            _text(axis, cx, y, name, 10, rotation=90)
+            _text(axis, cx, 19.6, shape[0], 10)
+            _text(axis, cx, 17.4, f"{shape[1]}²", 10)
             if k:
                 _arrow(axis, (cx - pitch + width / 2, y), (cx - width / 2, y), width=1)
 
     bars(left, 8.6, CONV)
     start = 96 - 4.4 - pitch * (len(right) - 1)
     bars(right, start, RESIZE)
-    _text(axis, 0.6, 19.6, "channels", 9, ha="left")
-    _text(axis, 0.6, 17.4, "size", 9, ha="left")
+    _text(axis, 0.6, 19.6, "channels", 10, ha="left")
+    _text(axis, 0.6, 17.4, "size", 10, ha="left")
     _text(axis, 25, y + 14.3, "encoder", 12, weight="bold")
     _text(axis, 74, y + 14.3, "decoder", 12, weight="bold")
     end = 8.6 + pitch * (len(left) - 1)
@@ -339,7 +348,7 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
         ],
     )
     for cx, text, wide, color in boxes:
-        _box(axis, cx, low, text, wide, 5.6, color, 9.5)
+        _box(axis, cx, low, text, wide, 5.6, color, 10)
     for (a, _, wa, _), (b, _, wb, _) in zip(boxes, boxes[1:], strict=False):
         last = b == boxes[-1][0]
         _arrow(axis, (a + wa / 2, low), (b - wb / 2, low), style="--" if last else "-")
@@ -360,7 +369,7 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
         (start - width / 2 - 1.2, y),
         (start - width / 2, y),
     )
-    _text(axis, 50, 1.6, f"noise $\\epsilon$ {_of(tuple(z.shape[1:]))}", 9.5)
+    _text(axis, 50, 1.6, f"noise $\\epsilon$ {_of(tuple(z.shape[1:]))}", 10)
     _arrow(axis, (50, 2.6), (50, low - 2.8))
-    _text(axis, 75.5, 1.6, "here the diffusion works", 9.5, "#555555")
+    _text(axis, 75.5, 1.6, "here the diffusion works", 10, "#555555")
     display(alt)
