@@ -15,7 +15,7 @@ WORKERS ?= 2
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: .venv/.installed
-	.venv/bin/jupyter lab --notebook-dir=notebooks $(AS_ROOT) $(LAB_FLAGS)
+	.venv/bin/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks $(AS_ROOT) $(LAB_FLAGS)
 
 test: .venv/.installed
 	.venv/bin/ruff check .

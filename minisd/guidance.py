@@ -77,13 +77,13 @@ def cfg(
 ) -> Callable[[Tensor, float], Tensor]:
     """CFG eq. 6: a network under guidance, both predictions from one call on a doubled batch.
 
-        ε̃ = ε_u + s (ε_c - ε_u)
+        ε̃ = ε_u + g (ε_c - ε_u)
 
     model(x, t, c) -> (b, ...); cond and uncond are tensors (b, ...) or dicts of such, of one shape;
     uncond is the empty prompt, or a negative one. scale 1 calls the model with cond alone, scale 0
     gives uncond; a function t -> scale sets it for each time (`interval`, `per_step`). Works on ε,
-    v and x0 alike; rescale, Zero-SNR §3.4's φ, is meant for v and x0: the spread of ε is near 1
-    with guidance and without, so there it does nearly nothing.
+    v and x0 alike; rescale, the share κ of Zero-SNR §3.4, is for v and x0: the spread of ε is near
+    1 with guidance and without, so there it does nearly nothing.
     Official: `get_model_output`, `unconditional_guidance_scale`, `unconditional_conditioning`
     """
     if not callable(scale):
@@ -93,13 +93,13 @@ def cfg(
         raise ValueError(f"guidance scale={scale} needs uncond, the empty prompt's conditioning")
 
     def guided(x: Tensor, t: float) -> Tensor:
-        s = check_number("scale", scale(t), least=-math.inf) if callable(scale) else scale
-        if s == 1:
+        g = check_number("scale", scale(t), least=-math.inf) if callable(scale) else scale
+        if g == 1:
             return model(x, t, cond)
         x_in = torch.cat([x, x])
         out = model(x_in, t, _concat(uncond, cond, len(x)))
         out_u, out_c = same_shape("what model returns", out, x_in).chunk(2)
-        out = guided_eps(out_u, out_c, s)
+        out = guided_eps(out_u, out_c, g)
         return rescale_guidance(out, out_c, rescale) if rescale else out
 
     return guided

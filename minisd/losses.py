@@ -1,4 +1,4 @@
-"""Training objectives: what eqs. 8, 12 and 14 of DDPM ask of an eps_model, for each sample.
+"""Training objectives: eqs. 8, 12 and 14 of DDPM for an eps_model, a number for each sample.
 
 Every loss returns (b,), one number for each sample; the caller averages. t is one time for all or,
 as int64 (b,), a time for each. Noise comes in as `eps`, so a loss is a function, not a draw.
@@ -15,7 +15,7 @@ from .schedules import at, check_t
 
 
 def l_simple(eps_model: Callable, x0: Tensor, t: int | Tensor, eps: Tensor, ab: Tensor) -> Tensor:
-    """DDPM Algorithm 1 and eq. 14: noise x0 to time t, ask for the noise, compare.
+    """DDPM Algorithm 1 and eq. 14: noise x0 to time t, let the network predict the noise, compare.
 
         ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖² / d
 

@@ -51,10 +51,10 @@ def sqrt_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
     return _line(start, end, T) ** 0.5
 
 
-def cosine_betas(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
+def cosine_betas(T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """iDDPM eq. 17: ᾱ follows a squared cosine; β is read off it and clipped.
 
-        ᾱ_t = f(t)/f(0),  f(t) = cos²((t/T + s)/(1 + s) · π/2)
+        ᾱ_t = f(t)/f(0),  f(t) = cos²((t/T + offset)/(1 + offset) · π/2)
         β_t = min(1 - ᾱ_t/ᾱ_{t-1}, max_beta)
 
     Returns float64 (T,); entry i is β_{i+1}.
@@ -62,7 +62,7 @@ def cosine_betas(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Te
     """
     check_count("T", T)
     t = torch.arange(T + 1, dtype=torch.float64)
-    f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
+    f = torch.cos((t / T + offset) / (1 + offset) * math.pi / 2) ** 2
     return _checked((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
 

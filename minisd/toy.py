@@ -57,10 +57,10 @@ class IdealDenoiser:
             -1, 1
         )  # (1 or b, 1)
         var = ab * self.mixture.std**2 + 1 - ab  # (1 or b, k)
-        offset = x.flatten(1).to(means.dtype)[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
-        log_density = -(offset**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
+        away = x.flatten(1).to(means.dtype)[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
+        log_density = -(away**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
         r = (self._log_weights(c) + log_density).softmax(1)  # (b, k)
-        return ((1 - ab).sqrt() * ((r / var)[..., None] * offset).sum(1)).reshape(x.shape).to(x)
+        return ((1 - ab).sqrt() * ((r / var)[..., None] * away).sum(1)).reshape(x.shape).to(x)
 
     def _log_weights(self, c: Tensor | None) -> Tensor:
         log_w = self.mixture.weights.log()

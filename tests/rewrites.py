@@ -107,9 +107,12 @@ def posterior_eps_coef(ab_t, ab_s):
     return np.sqrt(t / s / (1 - t)) * (1 - s)
 
 
-def two_steps_back(x0, x_t, ab_t, ab_r, ab_s):
-    t, s = A(ab_t), A(ab_s)  # it is one long step
-    return [_posterior_mean(A(x0), A(x_t), t, s), (1 - s) / (1 - t) * (1 - t / s)]
+def posterior_covariance(ab_t, ab_u, ab_s):
+    def given_x0(later, earlier):
+        return np.sqrt(later / earlier) * (1 - earlier)
+
+    t, u, s = A(ab_t), A(ab_u), A(ab_s)  # the covariances given x_0, conditioned on x_t
+    return given_x0(u, s) - given_x0(t, u) * given_x0(t, s) / (1 - t)
 
 
 def mean_unknown_x0(x_t, ab_t, ab_s):
@@ -144,9 +147,13 @@ def x0_loss_weight(ab_t, ab_s):
     return (s - t) / (2 * (1 - t) * (1 - s))
 
 
-def optimal_loss(ab_t, s):
-    signal = A(ab_t) * s * s
+def optimal_loss(ab_t, sigma_data):
+    signal = A(ab_t) * sigma_data**2
     return signal / (signal + 1 - A(ab_t))
+
+
+def tweedie(x_t, score, ab_t):
+    return _x0_of(A(x_t), -np.sqrt(1 - A(ab_t)) * A(score), A(ab_t))
 
 
 def ddpm_step(x_t, eps, z, ab_t, ab_s):
@@ -160,9 +167,9 @@ def kept_by_log(steps, log_every_t):
     return np.flatnonzero((i == 0) | ((steps - 1 - i) % log_every_t == 0))
 
 
-def sampled_variance(v_t, ab_t, ab_s, std, temperature):
+def sampled_variance(v_t, ab_t, ab_s, sigma_data, temperature):
     t, s = A(ab_t), A(ab_s)
-    of_x0 = np.sqrt(t) * std**2 / (t * std**2 + 1 - t)  # E[x0 | x_t] = of_x0 x_t
+    of_x0 = np.sqrt(t) * sigma_data**2 / (t * sigma_data**2 + 1 - t)  # E[x0 | x_t] = of_x0 x_t
     a = _posterior_mean(of_x0, 1.0, t, s)
     return a**2 * v_t + temperature**2 * (1 - s) / (1 - t) * (1 - t / s)
 
@@ -410,11 +417,6 @@ def heads_by_level(model_channels, channel_mult, attention_factors, heads, head_
     return np.stack([channels, number, channels // number], axis=1)
 
 
-def skip_weights(model_channels, channel_mult, res_blocks):
-    outputs, _, skips = _ladder(channel_mult, res_blocks)
-    return 9 * model_channels**2 * (outputs @ skips)
-
-
 def fresh_unet_sample(x_T, ab_T):
     return x_T.div_(ab_T**0.5)
 
@@ -603,9 +605,12 @@ def whole_words(counts):
     return np.sum(np.cumsum(counts) <= 75)
 
 
-def causal_attention(q, k, v):
-    n = q.shape[-2]
-    return _attend(q, k, v, np.tri(n, dtype=bool))
+def prompt_rows(prompts, negatives):
+    rows = np.full((len(negatives) + len(prompts), 77), 49407)
+    for row, ids in zip(rows, (*negatives, *prompts), strict=True):
+        row[0] = 49406
+        row[1 : 1 + len(ids)][:75] = ids[:75]
+    return rows
 
 
 def rows_that_differ(a, b):
@@ -629,16 +634,7 @@ def end_position(ids):
     return np.argmax(A(ids) == 49407, axis=1)
 
 
-def text_parameters(width, layers, vocabulary, length):
-    return np.dot([vocabulary + length + 2, layers * (12 * width + 13)], [width, width])
-
-
 # ---- 13 -----------------------------------------------------------------------------------
-
-
-def unscaled_ab(ab, factor):
-    noise = 1 - ab
-    return ab.div_(noise.mul_(factor**2).add_(ab))
 
 
 def latent_v_target(z, factor, eps, ab_t):
@@ -669,6 +665,15 @@ def ema_of(weights, decay):
     for k, w in enumerate(weights[1:], 1):
         average.lerp_(w, 1 - min(decay, (1 + k) / (10 + k)))
     return average
+
+
+def txt2img_loop(encode, model, step, decode, x, times, prompts, negative, g, factor):
+    told, untold = encode(prompts), encode([negative for _ in prompts])
+    for k in range(len(times) - 1):
+        index = torch.tensor([times[k] - 1] * len(prompts))
+        with_it, without = model(x, index, told), model(x, index, untold)
+        x = step(x, g * with_it + (1 - g) * without, times[k], times[k + 1])
+    return decode(x.div_(factor)).numpy()
 
 
 def unet_rows(sampler, steps, scale, n, strength):
@@ -723,6 +728,15 @@ def scale_when_swapped(s):
 def modify_score(e_t, grad, t, alphas_cumprod, scale):
     share = np.sqrt(1 - A(alphas_cumprod)[A(t)]).reshape(-1, *[1] * (e_t.ndim - 1))
     return A(e_t) - scale * share * A(grad)
+
+
+def get_model_output(apply_model, x, t, c, uncond, g, modify_score):
+    if uncond is None:
+        uncond, g = c, 1
+    halves = apply_model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, c]))
+    without, with_it = halves.reshape(2, *x.shape)
+    e_t = (1 - g) * without + g * with_it
+    return e_t if modify_score is None else modify_score(apply_model, e_t, x, t, c)
 
 
 def quantize_shift(x, e_t, a_t, a_prev, codes):
@@ -816,10 +830,6 @@ def sdxl_vector(pooled, original, crop, target):
     return np.hstack([A(pooled), np.tile(numbers, (len(pooled), 1))])
 
 
-def vector_dim(extra, model_channels):
-    return extra / (4 * model_channels) - 2 - 4 * model_channels
-
-
 def which_family(conv_in, to_k, label):
     names = "sd1 sd1-inpaint sd2 sd2-inpaint sd2-depth unclip-h upscaler sdxl sdxl-refiner ldm"
     key = (to_k[1], conv_in[1], label is not None)
@@ -844,6 +854,12 @@ def which_family(conv_in, to_k, label):
 def copied_bytes(parameters, stored, runs, release):
     held = np.max(parameters) if release else np.sum(parameters)
     return (stored != runs) * held * getattr(torch, runs).itemsize
+
+
+def add_difference(inpaint, custom, base, share):
+    for w, a, b in zip(inpaint, custom, base, strict=True):
+        (w if w.ndim == 1 else w[:, : a.shape[1]]).add_(a, alpha=share).sub_(b, alpha=share)
+    return inpaint
 
 
 def official_levels(picture):

@@ -60,7 +60,7 @@ def test_a_thousand_steps_unless_asked_otherwise():
 
 def test_cosine_takes_its_offset_and_cap():
     f = np.cos((np.arange(11) / 10 + 0.1) / 1.1 * np.pi / 2) ** 2
-    close(cosine_betas(10, s=0.1, max_beta=0.5), np.minimum(1 - f[1:] / f[:-1], 0.5))
+    close(cosine_betas(10, offset=0.1, max_beta=0.5), np.minimum(1 - f[1:] / f[:-1], 0.5))
 
 
 @pytest.mark.parametrize(

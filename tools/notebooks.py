@@ -54,17 +54,20 @@ def run(path: pathlib.Path) -> None:
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
+        if hidden:  # a figure's code, which JupyterLab folds away
+            cell.metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type == "code":
             cell.outputs = in_one_piece(cell.outputs)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
                 data["image/png"] = with_palette(data["image/png"])
-            output.metadata = {} if "metadata" in output else output.get("metadata")
-            if output.get("metadata", 0) is None:
-                del output["metadata"]
+            if "metadata" in output:  # of a picture's, its words alone are kept
+                alt = output.metadata.get("image/png", {}).get("alt")
+                output.metadata = {"image/png": {"alt": alt}} if alt else {}
     nbformat.validate(notebook)
     partial = path.with_suffix(".partial")
     nbformat.write(notebook, partial)

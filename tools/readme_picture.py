@@ -12,7 +12,6 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from minisd.pipeline import Pipeline  # noqa: E402
@@ -27,9 +26,9 @@ def main() -> None:
     run = pipe.txt2img(prompt, steps=30, seed=1)
     frames = [step._replace(x=pipe.decode(step.x), x0=pipe.decode(step.x0)) for step in run]
     viz.setup()
-    viz.denoising(frames, f"“{prompt}”")
     png = io.BytesIO()
-    plt.savefig(png, dpi=100)
+    viz.page.publish = lambda picture, alt: png.write(picture)  # to a file, not to a page
+    viz.denoising(frames, f"“{prompt}”", alt="")
     TARGET.parent.mkdir(exist_ok=True)
     picture = Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     picture.save(TARGET, "PNG", optimize=True)

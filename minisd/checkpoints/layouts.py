@@ -21,8 +21,8 @@ TRANSFORMER = f"a transformer in the U-Net's place, as SD 3 and Flux have it: {W
 KINDS = {  # what a key of a file without a model's U-Net says that the file is, and what to do
     r"(.*[._])?(lora|hada|lokr)[._AB].*": (
         "LoRA",
-        "a LoRA, a change to the weights of a checkpoint, which minisd does not apply: "
-        f"{WHOLE}, into which it may have been merged",
+        f"a LoRA, a change to the weights of a checkpoint: {WHOLE}, "
+        "and this file beside it, by --lora or Pipeline.load(loras=[(path, scale)])",
     ),
     r"emb_params|clip_[lg]|<.*>|string_to_(param|token)\..*": (
         "inversion",

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from .tasks import TASKS
 from .terminal import say
-from .values import number, side, whole_number
+from .values import lora, number, side, whole_number
 
 COMMANDS = {
     "txt2img": "a picture of a prompt; the name may be left out",
@@ -51,12 +51,14 @@ THEIRS = """
 --grid: timestep_spacing schedule_type
 --churn: s_churn
 --dtype: precision torch_dtype
---level: noise_level"""  # ours: those of the official scripts and of diffusers
+--level: noise_level
+--lora: loras lora_weights"""  # ours: those of the official scripts and of diffusers
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
 }
 ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
+ABOUT += ("lora sha256",)
 SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
     "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
     "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
@@ -74,6 +76,7 @@ EXAMPLES = """
   minisd inpaint picture.png mask.png "a red ring"
   minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors --sampler "DPM++ 2M Karras" --steps 20
   minisd "a fox" --checkpoint sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
+  minisd "a fox" --checkpoint sd-v1-4.safetensors --lora paint.safetensors:0.8
   minisd info sd-v1-4.safetensors
   minisd again minisd.png
   minisd grade returned/ --out marks
@@ -190,9 +193,10 @@ def again(said: Mapping[str, str]) -> list[str]:
         what = f"it tells {min(unknown)!r}" if unknown else f"it does not tell its {min(missing)}"
         raise ValueError(f"{what}, as minisd {said['version']} did, and this one cannot follow it")
     options = [
-        action.option_strings[0] + ("" if action.nargs == 0 else f"={said[dest]}")
+        action.option_strings[0] + ("" if action.nargs == 0 else f"={value}")
         for dest, action in actions.items()
         if dest in said and dest not in words
+        for value in (said[dest].split("\n") if dest == "lora" else [said[dest]])
     ]
     return [name, *options, "--", *(said[dest] for dest in words)]
 
@@ -248,6 +252,13 @@ def _model() -> Parser:
     parser = Parser(add_help=False)
     model = parser.add_argument_group("the model")
     model.add_argument("--checkpoint", type=Path, help=".safetensors file or diffusers folder")
+    model.add_argument(
+        "--lora",
+        type=lora,
+        action="append",
+        metavar="FILE:SCALE",
+        help="a LoRA for the checkpoint, as paint.safetensors:0.8; may be given again",
+    )
     model.add_argument("--family", help="sd1, sd2, sdxl, ...; recognised where it can be")
     model.add_argument("--prediction", choices=("eps", "v", "x0"), help="what its U-Net predicts")
     model.add_argument("--ema", action="store_true", help="take the averaged weights, if there")

@@ -34,8 +34,14 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--share must be between 0 and 1, and needs --refiner, got {share}")
     if options.size is not None:
         check_pixels(options, options.size)
+    given = [getattr(options, name) for name in GIVEN.get(options.command, ())]
     for path in targets(options):
-        check_out(path, [getattr(options, name) for name in GIVEN.get(options.command, ())])
+        check_out(path, given)
+    for path, _ in options.lora or ():
+        if not path.is_file():
+            raise ValueError(
+                f"--lora: there is no file {path}; a scale follows it as in {path}:0.8"
+            )
 
 
 def check_range(name: str, value: int, least: int, most: int) -> None:
@@ -159,18 +165,26 @@ def as_tensor(name: str, image, size: tuple[int, int]):
 
 
 def fingerprints(options: argparse.Namespace) -> dict[str, str]:
-    """What tells whether a file has changed: a picture's SHA-256, a checkpoint's size."""
+    """What tells whether a file has changed: a picture's SHA-256, a LoRA's, and a
+    checkpoint's size."""
     said, models = {}, {"checkpoint": options.checkpoint or TINY}
     for name, path in (models | {"refiner": getattr(options, "refiner", None)}).items():
         if path is not None:
             files = path.rglob("*.safetensors") if path.is_dir() else [path]
             said[f"{name} bytes"] = str(sum(file.stat().st_size for file in files))
     for name in GIVEN.get(options.command, ()):
-        if not os.path.isfile(path := getattr(options, name)):
-            raise ValueError(f"{path} is not there")
-        with open(path, "rb") as file:
-            said[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        said[f"{name} sha256"] = digest(getattr(options, name))
+    if options.lora:
+        said["lora sha256"] = " ".join(digest(path) for path, _ in options.lora)
     return said
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256; ValueError where there is none."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not there")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def repeated(options: argparse.Namespace) -> argparse.Namespace:
@@ -183,6 +197,9 @@ def repeated(options: argparse.Namespace) -> argparse.Namespace:
         for name, now in fingerprints(made).items():
             if said.get(name) != now:
                 file = getattr(made, name.split()[0]) or TINY
+                if name == "lora sha256":  # one for each file
+                    each = zip(made.lora, now.split(), said.get(name, "").split(), strict=False)
+                    file = next((told[0] for told, a, b in each if a != b), made.lora[-1][0])
                 raise ValueError(f"{file} is not what it was when the picture was made")
     except (ValueError, OSError) as error:
         raise ValueError(f"{options.picture} cannot be made again: {error}") from None

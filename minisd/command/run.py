@@ -30,7 +30,11 @@ def info(options: argparse.Namespace) -> int:
     """Print what a checkpoint is."""
     with uninterrupted():
         from ..checkpoints.loading import info
-    tell(sys.stdout, str(info(options.checkpoint)))
+        from ..checkpoints.lora import describe
+    about = info(options.checkpoint)
+    tell(sys.stdout, str(about))
+    if "LoRA" in about.parts:
+        tell(sys.stdout, describe(options.checkpoint))
     return 0
 
 
@@ -57,7 +61,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     how = {"device": options.device, "release": options.release, "tile": options.tile}
     how["dtype"] = getattr(torch, options.dtype)
     model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
-    pipe, others = Pipeline.load(*model, **how), {}
+    pipe, others = Pipeline.load(*model, loras=options.lora or (), **how), {}
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
         settings["share"] = 0.8 if options.share is None else options.share
@@ -75,6 +79,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         settings[name] = usual[name].default if told is None else told
     about = {"minisd": options.command, "version": __version__, "torch": torch.__version__}
     about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
+    if options.lora:
+        about["lora"] = "\n".join(f"{path}:{scale}" for path, scale in options.lora)
     words = [*given, options.prompt if prompted else "", *([] if given else [size])]
     run = way(*words, **settings, **others)
     if len(run) != int(options.steps * settings.get("strength", 1) + 1e-9):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..tiny.weights import TINY
 from .terminal import on_screen, say, tell, uninterrupted
-from .values import count, number, positive, seed
+from .values import count, lora, number, positive, seed
 
 STAGES = ("kl", "vq", "text", "unet", "export")
 
@@ -86,6 +86,7 @@ def judge_options(parser: argparse.ArgumentParser) -> None:
     """What `judge` may be told."""
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", default=TINY, help="the tiny model by default")
+    add("--lora", type=lora, action="append", metavar="FILE:SCALE", help="on it; may be repeated")
     add("--captions", type=count, default=500, help="of each group (%(default)s)")
     add("--scale", type=number, help="of guidance; 1: none. The model's by default")
     add("--steps", type=count, default=20, help="(%(default)s)")
@@ -100,7 +101,7 @@ def judge(options: argparse.Namespace) -> int:
         from ..pipeline import Pipeline
         from ..tiny.fidelity import GROUPS, captions, shares, verdicts
         from ..tiny.judge import Verdict
-    pipe = Pipeline.load(options.checkpoint)
+    pipe = Pipeline.load(options.checkpoint, loras=options.lora or ())
     settings = {name: getattr(options, name) for name in ("scale", "steps", "sampler")}
     columns = ("right", *Verdict._fields)
     tell(sys.stdout, f"| things, split | {' | '.join(columns)} |")

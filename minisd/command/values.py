@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+from pathlib import Path
 
 
 def whole_number(text: str) -> int:
@@ -32,6 +33,18 @@ def side(text: str) -> int | tuple[int, int]:
     if len(numbers) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is no size like 512 or 512x768, height first")
     return numbers if len(numbers) == 2 else numbers[0]
+
+
+def lora(text: str) -> tuple[Path, float]:
+    """FILE or FILE:0.8, as a file and a scale: what stands behind the last colon, if a number."""
+    path, _, scale = text.rpartition(":")
+    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", scale, re.I) or not path:
+        path, scale = text, "1"
+    if not path.isprintable() or not math.isfinite(float(scale)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is no file and scale like lora.safetensors:0.8"
+        )
+    return Path(path), float(scale)
 
 
 def count(text: str, least: int = 1) -> int:

@@ -86,7 +86,7 @@ def forward_variance(ab_t: Tensor, ab_s: Tensor) -> Tensor:
 
 
 def mean_matching_loss(mean: Tensor, mean_theta: Tensor, variance: Tensor) -> Tensor:
-    """DDPM eq. 8: what L_{t-1} asks of the network, up to a constant C.
+    """DDPM eq. 8: L_{t-1} is a squared distance of two means, up to a constant C.
 
         L_{t-1} - C = ‖μ̃_t - μ_θ‖² / (2 σ_t²)
 

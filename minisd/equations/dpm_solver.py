@@ -30,7 +30,7 @@ def ab_from_lambda(lam: Tensor) -> Tensor:
 def eps_integral_step(x_t: Tensor, eps: Tensor, ab_t: Tensor, ab_s: Tensor) -> Tensor:
     """DPM-Solver eq. 3.7 (DPM-Solver-1): the exact solution for an ε that stays. DDIM at η = 0.
 
-        x_s = α_s/α_t x_t - σ_s (e^h - 1) ε,  h = λ_s - λ_t, α = √ᾱ, σ = √(1-ᾱ)
+        x_s = √(ᾱ_s/ᾱ_t) x_t - √(1-ᾱ_s) (e^h - 1) ε,  h = λ_s - λ_t
 
     x_t, eps (b, ...); ab_t < ab_s in (0, 1) -> (b, ...).
     """
@@ -42,7 +42,7 @@ def eps_integral_step(x_t: Tensor, eps: Tensor, ab_t: Tensor, ab_s: Tensor) -> T
 def x0_integral_step(x_t: Tensor, x0: Tensor, ab_t: Tensor, ab_s: Tensor) -> Tensor:
     """DPM-Solver++ §4.1, first order: the exact solution for an x0 that stays. DDIM at η = 0.
 
-        x_s = σ_s/σ_t x_t - α_s (e^{-h} - 1) x_0,  h = λ_s - λ_t, α = √ᾱ, σ = √(1-ᾱ)
+        x_s = √((1-ᾱ_s)/(1-ᾱ_t)) x_t - √ᾱ_s (e^{-h} - 1) x_0,  h = λ_s - λ_t
 
     x_t, x0 (b, ...); ab_t < ab_s in (0, 1) -> (b, ...).
     """

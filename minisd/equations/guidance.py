@@ -6,9 +6,9 @@ from torch import Tensor
 def guided_eps(eps_u: Tensor, eps_c: Tensor, scale: float) -> Tensor:
     """CFG eq. 6, as Stable Diffusion writes it: from the unconditional ε towards the conditional.
 
-        ε̃ = ε_u + s (ε_c - ε_u)
+        ε̃ = ε_u + g (ε_c - ε_u)
 
-    eps_u, eps_c (b, ...); s = 1 is ε_c, s = 0 is ε_u; the paper's w is s - 1 -> (b, ...).
+    eps_u, eps_c (b, ...); g, the scale: 1 is ε_c, 0 is ε_u; the paper's w is g - 1 -> (b, ...).
     Official: `unconditional_guidance_scale`
     """
     return eps_u + scale * (eps_c - eps_u)
@@ -24,13 +24,13 @@ def guided_eps_paper(eps_u: Tensor, eps_c: Tensor, w: float) -> Tensor:
     return (1 + w) * eps_c - w * eps_u
 
 
-def rescale_guidance(guided: Tensor, conditional: Tensor, phi: float = 0.7) -> Tensor:
-    """Zero-SNR §3.4: give a guided prediction back the spread it had before guidance, by a share φ.
+def rescale_guidance(guided: Tensor, conditional: Tensor, share: float = 0.7) -> Tensor:
+    """Zero-SNR §3.4: give a guided prediction back the spread it had before guidance, by a share κ.
 
-        x̃ = φ · x_g std(x_c)/std(x_g) + (1-φ) x_g
+        x̃ = κ · x_g std(x_c)/std(x_g) + (1-κ) x_g
 
-    guided, conditional (b, ...); std over each sample; φ in [0, 1] -> (b, ...).
+    guided, conditional (b, ...); std over each sample; κ (its φ) in [0, 1] -> (b, ...).
     """
     spread = conditional.flatten(1).std(1) / guided.flatten(1).std(1)
     spread = spread.reshape(-1, *[1] * (guided.ndim - 1))
-    return phi * spread * guided + (1 - phi) * guided
+    return share * spread * guided + (1 - share) * guided

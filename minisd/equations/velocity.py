@@ -7,9 +7,9 @@ from .ddpm import sqrt
 
 
 def velocity(x0: Tensor, eps: Tensor, ab_t: Tensor) -> Tensor:
-    """Progressive Distillation §4: v, how fast x_t moves round the circle as noise comes in.
+    """Progressive Distillation §4, App. D: v, how fast x_t turns on the circle.
 
-        v = √ᾱ_t ε - √(1-ᾱ_t) x_0 = dx_t/dφ  where √ᾱ_t = cos φ, √(1-ᾱ_t) = sin φ
+        v = √ᾱ_t ε - √(1-ᾱ_t) x_0 = dx_t/dψ  where √ᾱ_t = cos ψ, √(1-ᾱ_t) = sin ψ
 
     x0, eps (b, ...); ab_t in [0, 1] -> (b, ...).
     Official: `get_v`

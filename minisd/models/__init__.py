@@ -1,8 +1,9 @@
 """The published networks: U-Nets, first stages (KL and VQ), text encoders, by their settings.
 
 A network here knows tensors and shapes and no diffusion: times, schedules and samplers are the
-maths at the top of the package. `configs` has every published model's settings; `attention_maps`
-shows what each word is attended by. Attribute names are those of the official checkpoints.
+maths at the top of the package. `configs` has every published model's settings, `attention_maps`
+shows what each word is attended by, and `lora` puts a small change beside frozen layers. Attribute
+names are those of the official checkpoints.
 May import: nothing of minisd. Imported by: checkpoints, pipeline, tiny, teaching.
 """
 

@@ -22,6 +22,7 @@ from .conditioning import (
 )
 from .pictures import in_tiles
 from .settings import USUAL, Prompt, Usual
+from .threads import is_small, threads_for
 
 FRAMED = ("sdxl", "sdxl-refiner")
 
@@ -164,7 +165,8 @@ class Networks:
         contexts = []
         for name, tokenizer in zip(self.texts, self.tokenizers, strict=True):
             with self.part(name) as text:
-                context, pooled = read_prompt(prompts, text, tokenizer)
+                with threads_for(is_small(text), len(prompts)):
+                    context, pooled = read_prompt(prompts, text, tokenizer)
                 contexts.append(context)
             del text  # or it would be held while the next one is placed
         context = torch.cat(contexts, dim=2)
@@ -193,7 +195,8 @@ class Networks:
         or with noise a sample of it for each."""
         count = count or len(picture)
         with self.part("vae") as vae:
-            said = [vae.encode(one.to(next(vae.parameters()))) for one in picture.split(1)]
+            with threads_for(is_small(vae), 1):
+                said = [vae.encode(one.to(next(vae.parameters()))) for one in picture.split(1)]
         if isinstance(said[0], Posterior):
             parts = (torch.cat(part).to(self.like()) for part in zip(*said, strict=True))
             q = Posterior(*(repeated(part, count) for part in parts))
@@ -207,7 +210,8 @@ class Networks:
         """Scaled latents -> pictures (b, 3, h, w) in -1..1, float32 on the CPU, one at a time."""
         with self.part("vae") as vae:
             z = (z / self.first_stage.scale_factor).to(next(vae.parameters()))
-            pictures = [self._decode_one(vae, one).float().cpu() for one in z.split(1)]
+            with threads_for(is_small(vae), 1):
+                pictures = [self._decode_one(vae, one).float().cpu() for one in z.split(1)]
         pictures = torch.cat(pictures)
         if not pictures.isfinite().all():
             raise ValueError(f"the picture holds nan or inf: {self.dtype} overflowed on the way")

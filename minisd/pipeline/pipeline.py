@@ -12,7 +12,7 @@ device: picture i draws all its noise on the CPU from its own generator, seeded 
 batch it is the picture that it is alone (but for rounding).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from ..checkpoints import loading as files
 from ..checkpoints.families import Family
+from ..checkpoints.lora import with_loras
+from ..checkpoints.lora_file import open_lora
 from ..equations import q_sample
 from ..guidance import cfg, from_v, from_x0, interval, paper_time
 from ..noise import keep
@@ -46,6 +48,7 @@ from .settings import (
     usual_sampler,
     whole,
 )
+from .threads import is_small, threads_for
 
 
 class Pipeline(Networks):
@@ -62,13 +65,16 @@ class Pipeline(Networks):
         prediction: str | None = None,
         ema: bool = False,
         dtype: torch.dtype = torch.float32,
+        loras: Sequence[tuple[str | Path, float]] = (),
         **options,
     ) -> "Pipeline":
         """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
 
+        loras: files and their scales, as [("paint.safetensors", 0.8)], merged into the weights.
         options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
         and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
         """
+        changes = [(open_lora(file), scale) for file, scale in loras]  # refused before all else
         stored, metadata = dtype, {}
         if not Path(path).is_dir():
             about = files.info(path)
@@ -76,7 +82,7 @@ class Pipeline(Networks):
             kinds = [kind for kind in files.DTYPES if {(str(kind)[len("torch.") :],)} == {*parts}]
             stored = kinds[0] if kinds and not ema else dtype
             metadata = about.metadata
-        checkpoint = files.load(path, family, prediction, stored, ema)
+        checkpoint = with_loras(files.load(path, family, prediction, stored, ema), changes, dtype)
         found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
@@ -238,7 +244,7 @@ class Pipeline(Networks):
 
     def eps_model(self, unet: nn.Module, told: Told) -> EpsModel:
         """The U-Net with its conditions and guidance as samplers take it: (x, t) -> ε."""
-        place = next(unet.parameters())
+        place, small = next(unet.parameters()), is_small(unet)
 
         def there(part: Tensor) -> Tensor:
             return part.to(place) if part.is_floating_point() else part.to(place.device)
@@ -246,7 +252,8 @@ class Pipeline(Networks):
         @torch.no_grad()
         def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
             x_in = torch.cat([x, given["beside"]], dim=1) if "beside" in given else x
-            return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
+            with threads_for(small, len(x)):
+                return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
         s, scale = told.settings, told.scale

@@ -178,7 +178,7 @@ class Settings:
     """All that a picture depends on beside its prompt and the picture it begins with."""
 
     negative: Prompt = ""
-    scale: float | None = None  # s of ε_u + s (ε_c - ε_u); 1: no guidance, None: the family's usual
+    scale: float | None = None  # g of ε_u + g (ε_c - ε_u); 1: no guidance, None: the family's usual
     guide_from: float = float(T)  # guidance acts at times from this one ...
     guide_until: float = 0.0  # ... down to this one
     rescale: float = 0.0  # Zero-SNR §3.4's φ

@@ -13,8 +13,8 @@ from torch import Tensor
 CORRECT, BLANK, WRONG = "correct", "not attempted", "wrong"
 NEAR = 1e-4  # of the largest number: so far apart, two answers have the same cause
 FLOAT32 = (
-    "right to seven digits, which looks like float32; compute in float64: leave out .float(), and "
-    "write torch.tensor(0.3, dtype=torch.float64)"
+    "right to seven digits, which looks like float32; compute in float64: torch.tensor(0.3), "
+    "torch.arange(T) / T and .float() give float32, and dtype=torch.float64 avoids it"
 )
 
 
@@ -75,16 +75,18 @@ def _hint(exercise, cases: list[tuple], answer: Callable, wrong: int) -> str:
     if given[wrong] is None:
         return ""
     to_right = _apart(given[wrong], numbers(exercise.reference(*copies(cases[wrong]))))
-    found = []
+    bounds, found = [max(exercise.tolerance, _near(a)) for a in given], []
     for hint, slip in exercise.slips.items():
-        slipped = [_numbers_or_none(slip, *copies(case)) for case in cases]
-        apart = [_apart(a, b) for a, b in zip(given, slipped, strict=True)]
-        same = [
-            gap <= max(exercise.tolerance, _near(a)) for gap, a in zip(apart, given, strict=True)
-        ]
-        enough = _near(given[wrong]) > 0 or 2 * sum(same) > len(cases)
-        if all(same[: wrong + 1]) and enough and apart[wrong] < to_right / 2:
-            found.append((-sum(same), apart[wrong], hint))
+        apart = {}
+        for i in (wrong, *range(wrong), *range(wrong + 1, len(cases))):
+            apart[i] = _apart(given[i], _numbers_or_none(slip, *copies(cases[i])))
+            if i <= wrong and apart[i] > bounds[i]:
+                break  # another slip: its other cases need not be computed
+        else:
+            same = sum(gap <= bounds[i] for i, gap in apart.items())
+            enough = _near(given[wrong]) > 0 or 2 * same > len(cases)
+            if enough and apart[wrong] < to_right / 2:
+                found.append((-same, apart[wrong], hint))
     return min(found, default=(0, 0, ""), key=lambda f: f[:2])[2]
 
 

@@ -544,7 +544,7 @@ def heading(path, name):
 def test_levels_are_those_of_the_notebook(path):
     for name, _ in checks(path):
         exercise = EXERCISES[name]
-        assert heading(path, name) == ([] if name == "official_index" else [exercise.level]), name
+        assert heading(path, name) == [exercise.level], name
         assert 10 < len(exercise.goal) < 80 and not exercise.goal.endswith("."), name
 
 

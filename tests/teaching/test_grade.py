@@ -137,7 +137,7 @@ def test_the_references_stay_here():
         ("plms_sampler", "lambda *case: last(plms(*case)).x", ["minisd.samplers.plms"]),
         ("heun_step", "lambda *case: heun_by_hand(*case)[0]", ["notebook.heun_by_hand"]),
         ("official_levels", "by_cutting", []),  # the student's own, of that name
-        ("two_steps_back", "lambda a, b, t, r, s: posterior(a, b, t, s)", []),
+        ("mean_unknown_x0", "lambda x, t, s: posterior(x, x, t, s)[0]", []),
     ],
 )
 def test_what_is_borrowed_is_seen_in_the_kernel(name, answer, called, tmp_path):

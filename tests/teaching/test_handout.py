@@ -244,7 +244,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["handout", str(NOTEBOOKS[2]), "--out", str(tmp_path), "--nbgrader"]) == 0
     assert "6 blanks" in capsys.readouterr().out
     assert main(["handout", str(NOTEBOOKS[0]), "--out", str(tmp_path)]) == 0
-    assert "minisd: " + str(NOTEBOOKS[0]) + ": code cell 20 has" in capsys.readouterr().err
+    assert "minisd: " + str(NOTEBOOKS[0]) + ": code cell 27 has" in capsys.readouterr().err
     (tmp_path / "bad.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
     for name in ("bad.ipynb", "list.ipynb", "none.ipynb"):

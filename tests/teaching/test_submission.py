@@ -335,9 +335,9 @@ FORMS = {
     'obj = S()\ncheck("x0_from_posterior_mean", obj.f)',
     "posterior_eps_coef": "import functools\n"
     'check("posterior_eps_coef", functools.partial(the_posterior_eps_coef))',
-    "two_steps_back": 'check("two_steps_back", the_two_steps_back)\n'
-    'def other(*a): return 0.0\n"""\ncheck("two_steps_back", old)\n"""\n'
-    'check("two_steps_back", other)\ncheck("two_steps_back", nowhere)',
+    "posterior_covariance": 'check("posterior_covariance", the_posterior_covariance)\n'
+    'def other(*a): return 0.0\n"""\ncheck("posterior_covariance", old)\n"""\n'
+    'check("posterior_covariance", other)\ncheck("posterior_covariance", nowhere)',
     "mean_unknown_x0": 'check("mean_unknown_x0", the_mean_unknown_x0)\n'
     'check("mean_unknown_x0", the_mean_unknown_x0(*[torch.tensor(0.5)] * 3))',
 }
@@ -348,7 +348,7 @@ UNNAMED = {  # answers that have no name, or none any more, when the notebook is
     "both_variances": "f = the_both_variances\ncheck('both_variances', f)",
     "x0_from_posterior_mean": "c = check\nc('x0_from_posterior_mean', the_x0_from_posterior_mean)",
     "posterior_eps_coef": "for f in [the_posterior_eps_coef]:\n    check('posterior_eps_coef', f)",
-    "two_steps_back": "check(*('two_steps_back', the_two_steps_back))",
+    "posterior_covariance": "check(*('posterior_covariance', the_posterior_covariance))",
     "mean_unknown_x0": "n = 'unknown_x0'\ncheck(f'mean_{n}', the_mean_unknown_x0)\n"
     "del the_mean_unknown_x0\nf = None\nglobals = 3",
 }

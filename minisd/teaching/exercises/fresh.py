@@ -116,11 +116,6 @@ def _key(g):
     return _one_of(g, *names), config
 
 
-def _vector(g):
-    emb = 4 * (width := 32 * _whole(g, 2, 12))
-    return _whole(g, 5, 3000) * emb + emb + emb * emb + emb, width
-
-
 def _ladder(g):
     return 32 * _whole(g, 1, 9), (1, _whole(g, 1, 3), _whole(g, 2, 5)), _whole(g, 1, 4)
 
@@ -137,6 +132,7 @@ FRESH = {
     # 02 to 04
     "both_variances": lambda g: (_schedule(g),),
     "posterior_eps_coef": _pair,
+    "posterior_covariance": lambda g: tuple(SD[t] for t in _falling(g, 3)),
     "weight_from_snr": lambda g: tuple(snr(SD)[t] for t in _falling(g, 2)),
     "x0_loss_weight": _pair,
     "optimal_loss": lambda g: (_pair(g)[0], _number(g, 0.1, 2)),
@@ -176,7 +172,6 @@ FRESH = {
     ),
     "resblock_parameters": lambda g: tuple(32 * _whole(g, 1, 40) for _ in range(3)),
     "unet_output_inputs": _ladder,
-    "skip_weights": _ladder,
     "heads_by_level": lambda g: (
         128 * _whole(g, 1, 4),
         (1, 2, _whole(g, 2, 5)),
@@ -216,12 +211,6 @@ FRESH = {
     # 12 and 13
     "bpe_step": _merges,
     "end_position": _padded,
-    "text_parameters": lambda g: (
-        8 * _whole(g, 1, 99),
-        _whole(g, 1, 24),
-        _whole(g, 9, 50000),
-        _whole(g, 4, 99),
-    ),
     "joint_weight": lambda g: (_uniform(g, 7), _number(g, 0.02, 1)),
     "unet_rows": lambda g: (
         _one_of(g, "ddim", "ddpm", "plms", "s_pndm", "pndm"),
@@ -262,5 +251,4 @@ FRESH = {
         8 * _whole(g, 1, 99),
         _whole(g, 1, 9),
     ),
-    "vector_dim": _vector,
 }

@@ -2,24 +2,13 @@
 
 import torch
 
-from ...schedules import (
-    alpha_bar,
-    cosine_betas,
-    ldm_uniform_times,
-    leading_times,
-    scaled_linear_betas,
-    trailing_times,
-)
+from ...schedules import ldm_uniform_times, leading_times, trailing_times
 from ...tiny.shapes import fits, words, world
 from ..checking import Exercise
 
 
 def official_timesteps(times):
     return sorted(t - 1 for t in times[:-1])
-
-
-def betas_back(alphas_cumprod):
-    return 1 - alphas_cumprod / torch.cat([torch.ones(1).double(), alphas_cumprod[:-1]])
 
 
 def fits_without(prompt, negative, captions):
@@ -34,11 +23,6 @@ def _grids(generator):
     yield (leading_times(1000, 10),)
     yield (trailing_times(100, 7),)
     yield ([1, 0],)
-
-
-def _alphas_cumprod(generator):
-    for betas in [scaled_linear_betas(), cosine_betas(50), torch.tensor([0.25]).double()]:
-        yield (alpha_bar(betas)[1:],)
 
 
 def _prompts(generator):
@@ -61,6 +45,7 @@ EXERCISES = {
             "t = 1 is the first time, and the first index of a Python list is 0": lambda t: t,
             "the subtraction goes the other way: indices start lower than times": lambda t: t + 1,
             "this counts from the other end: t = 1 is the least noise, index 0": lambda t: 1000 - t,
+            "the least noise, t = 1, has the lowest index, 0": lambda t: 999 - t,
         },
         level="easy",
         goal="turn the paper's time t into the official code's index",
@@ -70,36 +55,33 @@ EXERCISES = {
         official_timesteps,
         _grids,
         {
-            "the official list counts from 0, so each number is one less": lambda times: sorted(
-                times[:-1]
+            "the official list holds indices, which count from 0: t - 1 for each t": lambda times: (
+                sorted(times[:-1])
             ),
-            "the official list rises": lambda times: [t - 1 for t in times[:-1]],
-            "the last of our times is only arrived at; the network is not asked there": (
+            "the official list rises: reverse the order": lambda times: [t - 1 for t in times[:-1]],
+            "this is our list without its end: it still has to rise, and to hold t - 1": (
+                lambda times: times[:-1]
+            ),
+            "it rises, but our last time is still in it, and an index is t - 1": lambda times: (
+                times[::-1]
+            ),
+            "an index is t - 1, not t + 1": lambda times: sorted(t + 1 for t in times[:-1]),
+            "the order is still falling, and our last time is still in it": lambda times: [
+                t - 1 for t in times
+            ],
+            "at the last of our times no step starts: leave it out": (
                 lambda times: sorted(t - 1 for t in times)
             ),
-            "it is our last time that drops out, not our first": lambda times: sorted(
-                t - 1 for t in times[1:]
+            "leave out our last time, where no step starts, and not our first": lambda times: (
+                sorted(t - 1 for t in times[1:])
+            ),
+            "this is our list, unchanged": lambda times: times,
+            "sorting puts our last time first: leave it out before you sort": (
+                lambda times: sorted(times)[:-1]
             ),
         },
         level="easy",
         goal="read our list of times as the official ddim_timesteps",
-    ),
-    "betas_back": Exercise(
-        betas_back,
-        _alphas_cumprod,
-        {
-            "1 - ᾱ_t is the noise of all steps so far, β_t that of one": lambda ab: 1 - ab,
-            "this is α_t; β_t is what it lacks to 1": lambda ab: 1 - betas_back(ab),
-            "the first entry has no entry before it; there ᾱ_0 = 1 stands in": lambda ab: (
-                1 - ab[1:] / ab[:-1]
-            ),
-            "the ratio is upside down: ᾱ_t = α_t ᾱ_{t-1}": lambda ab: 1 - 1 / (1 - betas_back(ab)),
-            "a product is undone by dividing, not by subtracting": lambda ab: (
-                torch.cat([ab.new_ones(1), ab[:-1]]) - ab
-            ),
-        },
-        level="middle",
-        goal="recover the betas from alphas_cumprod alone",
     ),
     "fits_without": Exercise(
         fits_without,
@@ -121,6 +103,19 @@ EXERCISES = {
                 lambda prompt, negative, captions: (
                     fits(prompt, captions)
                     & torch.tensor([bool(words(negative) & words(c)) for c in captions])
+                )
+            ),
+            "both conditions must hold: join them with `and`, not with `or`": (
+                lambda prompt, negative, captions: torch.tensor(
+                    [words(prompt) <= words(c) or not words(negative) & words(c) for c in captions]
+                )
+            ),
+            "this is the opposite: True where a caption has to be left out": (
+                lambda prompt, negative, captions: ~fits_without(prompt, negative, captions)
+            ),
+            "the words of the prompt make no difference here": (
+                lambda prompt, negative, captions: torch.tensor(
+                    [not words(negative) & words(c) for c in captions]
                 )
             ),
             "the negative words make no difference here": lambda prompt, negative, captions: fits(

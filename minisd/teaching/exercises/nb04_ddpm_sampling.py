@@ -7,6 +7,7 @@ from ...equations import (
     posterior_mean,
     posterior_variance,
     pred_x0,
+    q_sample,
     reverse_mean,
     sqrt,
 )
@@ -38,6 +39,10 @@ def _step(variance=forward_variance, root=sqrt, always=False, mean=reverse_mean)
 def _wrong_root(x_t, eps, ab_t, ab_s):
     alpha_t = ab_t / ab_s
     return (x_t - (1 - alpha_t) / (1 - ab_t) * eps) / alpha_t.sqrt()
+
+
+def _undivided(x_t, eps, ab_t, ab_s):
+    return x_t - (1 - ab_t / ab_s) / (1 - ab_t).sqrt() * eps
 
 
 def _alpha_bar(x_t, eps, ab_t, ab_s):
@@ -77,9 +82,9 @@ def _variance_cases(generator):
         yield v_t, SD[t], SD[s], std, temperature
 
 
-def _variance(v_t, ab_t, ab_s, std, temperature, square=2, noise=posterior_variance):
+def _variance(v_t, ab_t, ab_s, std, temperature, square=2, noise=posterior_variance, slope=None):
     q_t, q_s = (ab * std**2 + 1 - ab for ab in (ab_t, ab_s))
-    a = (ab_t / ab_s).sqrt() * q_s / q_t
+    a = slope(ab_t, ab_s, q_t, q_s) if slope else (ab_t / ab_s).sqrt() * q_s / q_t
     return a**square * v_t + temperature**2 * noise(ab_t, ab_s)
 
 
@@ -90,6 +95,10 @@ def _variance_plain_temperature(v_t, ab_t, ab_s, std, temperature):
 def _variance_std_added(v_t, ab_t, ab_s, std, temperature):
     sigma = posterior_variance(ab_t, ab_s) ** 0.5
     return _variance(v_t, ab_t, ab_s, std, 0.0) + temperature * sigma
+
+
+def _variance_slope(slope):
+    return lambda *case: _variance(*case, slope=slope)
 
 
 def _grey_cases(generator):
@@ -114,12 +123,61 @@ EXERCISES = {
             "a root is missing: z is multiplied by σ, and forward_variance is σ²": (
                 _step(root=lambda v: v)
             ),
-            "that is fixed_small: β̃; asked for is fixed_large: β": _step(posterior_variance),
+            "that is fixed_small's β̃_t; asked for is fixed_large's β_t": _step(posterior_variance),
             "a root is missing in eq. 11: β_t is divided by √(1-ᾱ_t)": _step(mean=_wrong_root),
-            "alpha_bar for alpha: eq. 11 divides by √α_t, of one step": _step(mean=_alpha_bar),
+            "eq. 11 divides by √α_t, of one step, not by √ᾱ_t": _step(mean=_alpha_bar),
+            "eq. 11's bracket is still to be divided by √α_t": _step(mean=_undivided),
+            "the noise σ_t z is missing: a step samples around the mean": (
+                lambda x, e, z, ab_t, ab_s: reverse_mean(x, e, ab_t, ab_s)
+            ),
+            "σ_t² is β_t, the noise of this step; 1-ᾱ_s is the noise of all steps up to s": _step(
+                lambda ab_t, ab_s: 1 - ab_s
+            ),
+            "σ_t² is β_t, the noise of this step; 1-ᾱ_t is the noise of all steps up to t": _step(
+                lambda ab_t, ab_s: 1 - ab_t
+            ),
+            "the mean moves from x_t by the predicted ε, not by the drawn z": (
+                lambda x, e, z, ab_t, ab_s: _step()(x, z, e, ab_t, ab_s)
+            ),
         },
         level="middle",
         goal="write one step of Algorithm 2, and no noise at its end",
+    ),
+    "clipped_mean": Exercise(
+        lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
+        _clip_cases,
+        {
+            "nothing is clipped: eq. 11 has no x̂_0 left to clip, eq. 7 has": reverse_mean,
+            "clip x̂_0, not the mean: x_s still holds noise, which may leave [-1, 1]": (
+                _clip_mean_instead
+            ),
+            "clip x̂_0 only: x_t is noisy and may leave [-1, 1]": _clip_both,
+            "that is the clipped x̂_0 itself; it still has to go into eq. 7": (
+                lambda x, e, ab_t, ab_s: pred_x0(x, e, ab_t).clamp(-1, 1)
+            ),
+            "clip from both sides, to [-1, 1]": lambda x, e, ab_t, ab_s: posterior_mean(
+                pred_x0(x, e, ab_t).clamp(max=1), x, ab_t, ab_s
+            ),
+            "pictures lie in [-1, 1], not in [0, 1]": lambda x, e, ab_t, ab_s: posterior_mean(
+                pred_x0(x, e, ab_t).clamp(0, 1), x, ab_t, ab_s
+            ),
+            "x_t and x̂_0 are swapped: the arguments are posterior_mean(x0, x_t, ab_t, ab_s)": (
+                lambda x, e, ab_t, ab_s: posterior_mean(
+                    x, pred_x0(x, e, ab_t).clamp(-1, 1), ab_t, ab_s
+                )
+            ),
+            "clip x̂_0, not ε: noise may leave [-1, 1]": lambda x, e, ab_t, ab_s: reverse_mean(
+                x, e.clamp(-1, 1), ab_t, ab_s
+            ),
+            "clip x̂_0, not x_t: eq. 11 cannot do it, eq. 7 can": lambda x, e, ab_t, ab_s: (
+                reverse_mean(x.clamp(-1, 1), e, ab_t, ab_s)
+            ),
+            "that noises the clipped x̂_0 with the old ε, a DDIM step; asked for is eq. 7's mean": (
+                lambda x, e, ab_t, ab_s: q_sample(pred_x0(x, e, ab_t).clamp(-1, 1), e, ab_s)
+            ),
+        },
+        level="middle",
+        goal="clip the predicted picture and still take a correct step",
     ),
     "kept_by_log": Exercise(
         _kept,
@@ -131,9 +189,16 @@ EXERCISES = {
             "the first step is always kept, whatever its index": lambda n, k: [
                 i for i in range(n) if (n - 1 - i) % k == 0
             ],
-            "off by one: index 0, the last step, is a multiple of anything": lambda n, k: [
+            "the last step has index 0, which every number divides: it is recorded": lambda n, k: [
                 i for i in range(n) if i == 0 or (n - i) % k == 0
             ],
+            "the positions are wanted in rising order": lambda n, k: _kept(n, k)[::-1],
+            "these are the official indices, falling; position i has index steps - 1 - i": (
+                lambda n, k: [n - 1 - i for i in _kept(n, k)]
+            ),
+            "a position that both conditions name is recorded once": lambda n, k: sorted(
+                [0] + [i for i in range(n) if (n - 1 - i) % k == 0]
+            ),
         },
         level="easy",
         goal="say which steps the official log_every_t keeps",
@@ -149,11 +214,30 @@ EXERCISES = {
                 _variance_plain_temperature
             ),
             "variances add, and you added a standard deviation": _variance_std_added,
-            "that is fixed_large: β; asked for is fixed_small: β̃": (
+            "that is fixed_large's β; asked for is fixed_small's β̃": (
                 lambda *case: _variance(*case, noise=forward_variance)
             ),
-            "std is a standard deviation: the data's variance is std²": (
+            "sigma_data is a standard deviation: the data's variance is its square": (
                 lambda v, ab_t, ab_s, std, tau: _variance(v, ab_t, ab_s, std**0.5, tau)
+            ),
+            "the temperature is missing": lambda v, ab_t, ab_s, std, tau: _variance(
+                v, ab_t, ab_s, std, 1.0
+            ),
+            "the noise of the step is missing": lambda v, ab_t, ab_s, std, tau: _variance(
+                v, ab_t, ab_s, std, 0.0
+            ),
+            "√(ᾱ_t/ᾱ_s) alone is the forward step's; a_t has q_s/q_t as well": _variance_slope(
+                lambda ab_t, ab_s, q_t, q_s: (ab_t / ab_s).sqrt()
+            ),
+            "a root is missing: a_t has √(ᾱ_t/ᾱ_s)": _variance_slope(
+                lambda ab_t, ab_s, q_t, q_s: ab_t / ab_s * q_s / q_t
+            ),
+            "√(ᾱ_t/ᾱ_s) is missing in a_t": _variance_slope(lambda ab_t, ab_s, q_t, q_s: q_s / q_t),
+            "q_s and q_t are swapped: a_t is Cov(x_s, x_t) / Var(x_t)": _variance_slope(
+                lambda ab_t, ab_s, q_t, q_s: (ab_t / ab_s).sqrt() * q_t / q_s
+            ),
+            "for any s < t α_t is ᾱ_t/ᾱ_s; √ᾱ_t leads from time 0": _variance_slope(
+                lambda ab_t, ab_s, q_t, q_s: ab_t.sqrt() * q_s / q_t
             ),
         },
         level="hard",
@@ -169,27 +253,32 @@ EXERCISES = {
             "255 levels stand for the range -1..1, which is 2 wide": lambda times, ab: (
                 2 * _grey(times, ab)
             ),
-            "the last step goes from times[-2] to 0; β_1 is right only if it starts at 1": (
+            "the last step goes from times[-2] to 0; β_1 belongs to the step from 1 to 0": (
                 lambda times, ab: _grey([1, 0], ab)
             ),
-            "that is the first step; the noise of all but the last is removed again": (
+            "that is the first step's noise; only the last step's stays in the picture": (
                 lambda times, ab: 127.5 * (1 - ab[times[0]]) ** 0.5
+            ),
+            "a standard deviation in -1..1 still has to be multiplied by 255/2": lambda times, ab: (
+                (1 - ab[times[-2]]) ** 0.5
+            ),
+            "the factor is 255/2: -1..1 is 2 wide, and 0..255 has 255 steps": lambda times, ab: (
+                256 / 127.5 * _grey(times, ab)
+            ),
+            "from level 0 to level 255 there are 255 steps, not 256": lambda times, ab: (
+                128 / 127.5 * _grey(times, ab)
+            ),
+            "ab[times[-2]] is the picture's share; the noise has 1 minus it": lambda times, ab: (
+                127.5 * ab[times[-2]] ** 0.5
+            ),
+            "ab[t] counts the paper's t: do not subtract 1": lambda times, ab: (
+                127.5 * (1 - ab[times[-2] - 1]) ** 0.5
+            ),
+            "fixed_small's β̃ of the last step is 0; asked for is fixed_large's": lambda times, ab: (
+                0.0
             ),
         },
         level="easy",
         goal="measure in grey levels what noise in the last step would cost",
-    ),
-    "clipped_mean": Exercise(
-        lambda x, e, ab_t, ab_s: posterior_mean(pred_x0(x, e, ab_t).clamp(-1, 1), x, ab_t, ab_s),
-        _clip_cases,
-        {
-            "nothing is clipped: eq. 11 has no x̂_0 left to clip, eq. 7 has": reverse_mean,
-            "clip x̂_0, not the mean: x_s still holds noise, which may leave [-1, 1]": (
-                _clip_mean_instead
-            ),
-            "clip x̂_0 only: x_t is noisy and has every right to leave [-1, 1]": _clip_both,
-        },
-        level="middle",
-        goal="clip the predicted picture and still take a right step",
     ),
 }

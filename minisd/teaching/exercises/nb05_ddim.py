@@ -128,7 +128,16 @@ EXERCISES = {
                 x - (1 - ab).sqrt() * e
             ),
             "ᾱ_t and 1-ᾱ_t are swapped": lambda x, e, ab: (x - ab.sqrt() * e) / (1 - ab).sqrt(),
-            "the noise has to be taken out of x_t, not added": lambda x, e, ab: (
+            "divide by √ᾱ_t; here it is multiplied": lambda x, e, ab: (
+                (x - (1 - ab).sqrt() * e) * ab.sqrt()
+            ),
+            "x_t is divided by √ᾱ_t as well, so brackets are missing": lambda x, e, ab: (
+                x - (1 - ab).sqrt() * e / ab.sqrt()
+            ),
+            "the whole bracket is divided by √ᾱ_t, the noise as well": lambda x, e, ab: (
+                x / ab.sqrt() - (1 - ab).sqrt() * e
+            ),
+            "the noise has to be subtracted from x_t, not added": lambda x, e, ab: (
                 (x + (1 - ab).sqrt() * e) / ab.sqrt()
             ),
         },
@@ -145,10 +154,10 @@ EXERCISES = {
             "a root is missing: 1-ᾱ_s-σ_t² is a variance": lambda x, x0, ab_t, ab_s, sg: (
                 (1 - ab_s - sg**2) * eps_from_x0(x, x0, ab_t)
             ),
-            "s and t are swapped: the arrow's length belongs to the time it goes to": (
+            "s and t are swapped: the direction has the noise of the time s, where the step ends": (
                 lambda x, x0, ab_t, ab_s, sg: (1 - ab_t - sg**2).sqrt() * eps_from_x0(x, x0, ab_t)
             ),
-            "√(1-ᾱ_s) is the whole length; σ_t² of it is left for fresh noise": (
+            "1-ᾱ_s is the whole variance; σ_t² of it belongs to the fresh noise": (
                 lambda x, x0, ab_t, ab_s, sg: (1 - ab_s).sqrt() * eps_from_x0(x, x0, ab_t)
             ),
             "σ_t belongs to the fresh noise z, and √(1-ᾱ_s-σ_t²) to ε": (
@@ -162,6 +171,26 @@ EXERCISES = {
             ),
             "x_t - x_0 is not the noise: x_0 enters x_t with √ᾱ_t, and ε with √(1-ᾱ_t)": (
                 lambda x, x0, ab_t, ab_s, sg: (1 - ab_s - sg**2).sqrt() * (x - x0)
+            ),
+            "variances are subtracted under the root, not standard deviations": (
+                lambda x, x0, ab_t, ab_s, sg: ((1 - ab_s).sqrt() - sg) * eps_from_x0(x, x0, ab_t)
+            ),
+            "x_t holds √ᾱ_t x_0 and √(1-ᾱ_t) ε, both at its own time t, not at s": (
+                lambda x, x0, ab_t, ab_s, sg: (
+                    (1 - ab_s - sg**2).sqrt() * (x - ab_s.sqrt() * x0) / (1 - ab_t).sqrt()
+                )
+            ),
+            "a root is missing: ε's share of x_t is √(1-ᾱ_t)": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg**2).sqrt() * (x - ab_t.sqrt() * x0) / (1 - ab_t)
+            ),
+            "fresh noise replaces old noise, so σ_t² is subtracted": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s + sg**2).sqrt() * eps_from_x0(x, x0, ab_t)
+            ),
+            "x_t and x_0 give ε at the time t, with ab_t": lambda x, x0, ab_t, ab_s, sg: (
+                (1 - ab_s - sg**2).sqrt() * eps_from_x0(x, x0, ab_s.clamp(max=0.9999))
+            ),
+            "that is ε; the direction is √(1-ᾱ_s-σ_t²) times ε": lambda x, x0, ab_t, ab_s, sg: (
+                eps_from_x0(x, x0, ab_t)
             ),
             "x_t holds only √ᾱ_t x_0: subtract that, not x_0": lambda x, x0, ab_t, ab_s, sg: (
                 (1 - ab_s - sg**2).sqrt() * (x - x0) / (1 - ab_t).sqrt()
@@ -177,7 +206,7 @@ EXERCISES = {
         ddim_step,
         _step_cases,
         {
-            "the mixed noise has not variance 1 yet: q_sample brings its own √(1-ᾱ_s)": _step_with(
+            "the mixed noise has not variance 1: q_sample multiplies by √(1-ᾱ_s)": _step_with(
                 lambda eps, z, a, sg, root: a * eps + sg * z
             ),
             "the fresh share of the noise's variance is σ_t²/(1-ᾱ_s), not σ_t": _step_with(
@@ -186,22 +215,31 @@ EXERCISES = {
             "σ_t is measured in x_s, where all the noise has the variance 1-ᾱ_s, not 1": _step_with(
                 lambda eps, z, a, sg, root: (1 - sg**2).sqrt() * eps + sg * z
             ),
-            "amounts of noise add up as squares, and σ_t² is a part of 1-ᾱ_s, not of 1": _step_with(
+            "variances add up, not standard deviations, and to 1-ᾱ_s, not to 1": _step_with(
                 lambda eps, z, a, sg, root: (1 - sg) * eps + sg * z
             ),
             "fresh noise replaces old noise; here it is added on top of all of it": _step_with(
                 lambda eps, z, a, sg, root: eps + sg * z / root
             ),
-            "only the old noise is used; σ_t of the fresh one is due": _step_with(
+            "eps + noise has variance 2: each needs the root of its share as a factor": (
+                lambda x, e, ab_t, ab_s, sg, n: q_sample(pred_x0(x, e, ab_t), e + n, ab_s)
+            ),
+            "only the old noise is used; the fresh noise is missing": _step_with(
                 lambda eps, z, a, sg, root: eps
+            ),
+            "fresh noise replaces old noise; all of the old is here, and σ_t is measured in x_s": (
+                _step_with(lambda eps, z, a, sg, root: eps + sg * z)
+            ),
+            "the shares of the variance are not the factors: take their roots": _step_with(
+                lambda eps, z, a, sg, root: (a / root) ** 2 * eps + (sg / root) ** 2 * z
             ),
             "old and fresh noise are swapped": _step_with(
                 lambda eps, z, a, sg, root: (sg * eps + a * z) / root
             ),
-            "amounts of noise add up as squares, not as they are": _step_with(
+            "variances add up, not standard deviations": _step_with(
                 lambda eps, z, a, sg, root: ((root - sg) * eps + sg * z) / root
             ),
-            "x0 was noised to the time it came from: t and s are swapped": (
+            "t and s are swapped: noise is added up to s, where the step ends": (
                 lambda x, eps, ab_t, ab_s, sg, z: q_sample(
                     pred_x0(x, eps, ab_t),
                     ((1 - ab_s - sg**2).sqrt() * eps + sg * z) / (1 - ab_s).sqrt(),
@@ -216,7 +254,7 @@ EXERCISES = {
         _sigma_from_beta,
         _sigma_cases,
         {
-            "that is a variance: σ_t is its root": lambda b, ab, eta: (
+            "that is η times a variance: σ_t has the root": lambda b, ab, eta: (
                 eta * (1 - ab / (1 - b)) / (1 - ab) * b
             ),
             "eta is inside the root; it scales σ_t, not σ_t²": lambda b, ab, eta: (
@@ -225,9 +263,23 @@ EXERCISES = {
             "ᾱ_s is ᾱ_t divided by 1-β_t: an earlier time has more signal": lambda b, ab, eta: (
                 eta * ((1 - ab * (1 - b)) / (1 - ab) * b).sqrt()
             ),
-            "upside down: 1-ᾱ_s stands above, since nothing is left to add where ᾱ_s is 1": (
+            "1-ᾱ_s and 1-ᾱ_t are swapped: σ_t is 0 where ᾱ_s is 1": (
                 lambda b, ab, eta: eta * ((1 - ab) / (1 - ab / (1 - b)) * b).sqrt()
             ),
+            "1-ᾱ_t/ᾱ_s, which is β_t, stands under a root": lambda b, ab, eta: (
+                eta * ((1 - ab / (1 - b)) / (1 - ab)).sqrt() * b
+            ),
+            "the second root, of 1-ᾱ_t/ᾱ_s, is missing": lambda b, ab, eta: (
+                eta * ((1 - ab / (1 - b)) / (1 - ab)).sqrt()
+            ),
+            "ᾱ_s is ᾱ_t/(1-β_t), not ᾱ_t + β_t": lambda b, ab, eta: (
+                eta * ((1 - ab - b) / (1 - ab) * b).sqrt()
+            ),
+            "1-ᾱ_t/ᾱ_s is β_t, not 1-β_t": lambda b, ab, eta: (
+                eta * ((1 - ab / (1 - b)) / (1 - ab) * (1 - b)).sqrt()
+            ),
+            "eta is squared; it scales σ_t": lambda b, ab, eta: _sigma_from_beta(b, ab, eta**2),
+            "eta is missing": lambda b, ab, eta: _sigma_from_beta(b, ab, 1.0),
             "that is √β_t, DDPM's larger choice; η = 1 gives the posterior's": lambda b, ab, eta: (
                 eta * b.sqrt() * torch.ones_like(ab)
             ),
@@ -239,13 +291,24 @@ EXERCISES = {
         _largest_eta,
         _eta_cases,
         {
-            "that is η²": lambda ab_t, ab_s: (1 - ab_t) / (1 - ab_t / ab_s),
-            "upside down: it is at least 1": lambda ab_t, ab_s: (
+            "that is η²: take the root": lambda ab_t, ab_s: (1 - ab_t) / (1 - ab_t / ab_s),
+            "the fraction is upside down: the largest η is at least 1": lambda ab_t, ab_s: (
                 (1 - ab_t / ab_s) / (1 - ab_t)
             ).sqrt(),
             "the noise must fit into 1-ᾱ_s, at the time x goes to": lambda ab_t, ab_s: (
                 (1 - ab_t) / ((1 - ab_s) * (1 - ab_t / ab_s)) ** 0.5
             ),
+            "that is the largest σ_t; η is σ_t(η) divided by σ_t(1)": lambda ab_t, ab_s: (
+                (1 - ab_s) ** 0.5
+            ),
+            "that is σ_t at η = 1": lambda ab_t, ab_s: sigma(ab_t, ab_s, 1.0),
+            "√(1-ᾱ_t) is missing: σ_t(1) has it below the line": lambda ab_t, ab_s: (
+                (1 - ab_t / ab_s) ** -0.5
+            ),
+            "σ_t is at most √(1-ᾱ_s); a root is missing": lambda ab_t, ab_s: (
+                (1 - ab_s) / sigma(ab_t, ab_s, 1.0)
+            ),
+            "the limit for σ_t is √(1-ᾱ_s), not 1": lambda ab_t, ab_s: 1 / sigma(ab_t, ab_s, 1.0),
             "1 always fits, but it is not the largest": lambda ab_t, ab_s: 1.0,
         },
         level="middle",
@@ -264,11 +327,26 @@ EXERCISES = {
             "x_t was not changed into x̄_t first": lambda x, e, t, s: (
                 (x + (s - t) * e) / (1 + s**2).sqrt()
             ),
-            "the sign: σ̄ falls on the way to the picture": lambda x, e, t, s: (
+            "the sign: the step is σ̄_s-σ̄_t, which is negative, times ε": lambda x, e, t, s: (
                 (x * (1 + t**2).sqrt() + (t - s) * e) / (1 + s**2).sqrt()
+            ),
+            "s and t are swapped: x̄_t is x_t √(1+σ̄_t²), and x_s is x̄_s / √(1+σ̄_s²)": (
+                lambda x, e, t, s: (x * (1 + s**2).sqrt() + (s - t) * e) / (1 + t**2).sqrt()
             ),
             "s and t are swapped on the way back to x_s": lambda x, e, t, s: (
                 (x * (1 + t**2).sqrt() + (s - t) * e) / (1 + t**2).sqrt()
+            ),
+            "ᾱ is 1/(1+σ̄²): solve σ̄² = (1-ᾱ)/ᾱ": lambda x, e, t, s: (
+                (x / (1 - t**2).sqrt() + (s - t) * e) * (1 - s**2).sqrt()
+            ),
+            "σ̄² is (1-ᾱ)/ᾱ = 1/ᾱ - 1, not 1/ᾱ: the 1 is missing": lambda x, e, t, s: (
+                (x * t + (s - t) * e) / s
+            ),
+            "x̄ is x/√ᾱ = x √(1+σ̄²); here it is divided by the root instead": lambda x, e, t, s: (
+                (x / (1 + t**2).sqrt() + (s - t) * e) * (1 + s**2).sqrt()
+            ),
+            "only x is rescaled here: the step (σ̄_s-σ̄_t) ε is one of x̄": lambda x, e, t, s: (
+                x * ((1 + t**2) / (1 + s**2)).sqrt() + (s - t) * e
             ),
             "a root is missing: √ᾱ is 1/√(1+σ̄²)": lambda x, e, t, s: (
                 (x * (1 + t**2) + (s - t) * e) / (1 + s**2)
@@ -283,7 +361,7 @@ EXERCISES = {
         {
             "these are the official indices; the paper's t is one more": _ldm_with(1, -1, [0]),
             "the last step, from t = 2 to t = 1, is missing": _ldm_with(2, 0, []),
-            "t = T+1 is the official crash: nothing lies beyond T": _ldm_with(2, 1, [1]),
+            "a time T+1, the official crash, becomes T": _ldm_with(2, 1, [1]),
             "SD's grid ends at t = 1, not at 0": _ldm_with(2, 0, [0]),
             "where the cap at T makes two times equal, only one stays": lambda T, steps: (
                 [min(i + 2, T) for i in range(0, T, T // steps)][::-1] + [1]
@@ -294,6 +372,19 @@ EXERCISES = {
             "times must fall: a sampler starts with the noise": lambda T, steps: sorted(
                 ldm_uniform_times(T, steps)
             ),
+            "these are the official indices, without an end; the paper's t is one more": _ldm_with(
+                1, -1, []
+            ),
+            "SD's grid ends at t = 1; there is no step to 0 after it": _ldm_with(2, 0, [1, 0]),
+            "the official indices count up from 0; these times count down from T": (
+                lambda T, steps: [*range(T, 0, -(T // steps)), 1]
+            ),
+            "the stride is T // steps, a whole number; here the times are spread evenly": (
+                lambda T, steps: sorted(
+                    {1, *(min(math.floor(T * i / steps) + 2, T) for i in range(steps))},
+                    reverse=True,
+                )
+            ),
         },
         level="middle",
         goal="reproduce Stable Diffusion's time grid, with its oddities",
@@ -302,13 +393,38 @@ EXERCISES = {
         trailing_times,
         lambda generator: [(1000, 50), (1000, 60), (1000, 7), (10, 3), (5, 2), (1000, 1)],
         {
-            "round to the nearest whole number, do not cut": _trailing_with(int),
-            "round up only above a half: `round` does it": _trailing_with(math.ceil),
+            "round to the nearest whole number; here the times are rounded down": _trailing_with(
+                int
+            ),
+            "round to the nearest whole number; here the times are rounded up": _trailing_with(
+                math.ceil
+            ),
             "these are indices; the paper's t is one more": _trailing_with(round, 1, False),
             "the last step, to t = 0, is missing": _trailing_with(round, 0, False),
             "times must fall: a sampler starts with the noise": lambda T, steps: sorted(
                 trailing_times(T, steps)
             ),
+            "the stride T/steps need not be whole: round each time, not the stride": (
+                lambda T, steps: [*range(T, -1, -(T // steps))]
+            ),
+            "T // steps rounds the stride down, so the last time stays above 0": lambda T, steps: [
+                T - i * (T // steps) for i in range(steps + 1)
+            ],
+            "times are whole numbers: round each": lambda T, steps: [
+                T * i / steps for i in range(steps, -1, -1)
+            ],
+            "the grid begins at T, not at T - 1": lambda T, steps: [
+                round((T - 1) * i / steps) for i in range(steps, -1, -1)
+            ],
+            "round each time, not the stride": lambda T, steps: [
+                T - i * round(T / steps) for i in range(steps + 1)
+            ],
+            "that falls to 1; the last time is 0": lambda T, steps: [
+                round(1 + (T - 1) * i / steps) for i in range(steps, -1, -1)
+            ],
+            "`steps` steps have steps + 1 times": lambda T, steps: [
+                round(T * i / max(steps - 1, 1)) for i in range(steps - 1, -1, -1)
+            ],
         },
         level="easy",
         goal="make the grid that always begins at T",

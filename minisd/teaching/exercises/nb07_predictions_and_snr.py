@@ -1,5 +1,7 @@
 """Exercises of notebook 07."""
 
+import math
+
 import torch
 
 from ...equations import (
@@ -48,9 +50,16 @@ def _v_from_x0_cases(generator):
         yield *_randn(generator, 2, *shape), _number(ab_t)
 
 
-def _rotation(x_t, v, ab_t, ab_s):
-    turn = ab_t.sqrt().acos() - ab_s.sqrt().acos()
+def _turned(x_t, v, turn):
     return turn.cos() * x_t - turn.sin() * v
+
+
+def _angle(ab):
+    return ab.sqrt().acos()
+
+
+def _rotation(x_t, v, ab_t, ab_s):
+    return _turned(x_t, v, _angle(ab_t) - _angle(ab_s))
 
 
 def _rotation_cases(generator):
@@ -98,10 +107,24 @@ def _convert_last(average):
     return lambda xs, vs, abs_: eps_from_v(xs[0], average(vs), abs_[0])
 
 
+def _each(convert, xs, vs, abs_):
+    return [convert(x, v, ab) for x, v, ab in zip(xs, vs, abs_, strict=True)]
+
+
+def _order_4(xs, vs, abs_):
+    weights = [55 / 24, -59 / 24, 37 / 24, -9 / 24]
+    return sum(w * e for w, e in zip(weights, _each(eps_from_v, xs, vs, abs_), strict=False))
+
+
 def _zero_snr(ab):
     root = ab[1:].sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return torch.cat([ab[:1], root**2])
+
+
+def _stretched(values, to=1):
+    """Values of t = 1..T, shifted to end at 0 and stretched to begin at `to`."""
+    return (values - values[-1]) / (values[0] - values[-1]) * to
 
 
 def _zero_snr_cases(generator):
@@ -119,13 +142,35 @@ EXERCISES = {
         x0_from_v,
         _from_v_cases,
         {
-            "the sign: v points away from x0": lambda x, v, ab: ab.sqrt() * x + (1 - ab).sqrt() * v,
+            "the sign of v is wrong: v contains x0 with a minus": lambda x, v, ab: (
+                ab.sqrt() * x + (1 - ab).sqrt() * v
+            ),
+            "both signs are wrong: x_t contains x0 with a plus": lambda x, v, ab: (
+                -x0_from_v(x, v, ab)
+            ),
             "roots are missing: √ᾱ_t and √(1-ᾱ_t) are the cosine and the sine": lambda x, v, ab: (
                 ab * x - (1 - ab) * v
             ),
             "√ᾱ_t and √(1-ᾱ_t) are swapped": lambda x, v, ab: (1 - ab).sqrt() * x - ab.sqrt() * v,
+            "this is ε: eliminate ε and keep x0": eps_from_v,
             "v is not ε: this is the formula for an ε-prediction": lambda x, v, ab: (
                 (x - (1 - ab).sqrt() * v) / ab.sqrt()
+            ),
+            "v is not x0: this is the formula that gives ε from x0": lambda x, v, ab: (
+                (x - ab.sqrt() * v) / (1 - ab).sqrt()
+            ),
+            "the factor √ᾱ_t of x_t is missing": lambda x, v, ab: x - (1 - ab).sqrt() * v,
+            "no division is needed: the squares of cosine and sine add up to 1": lambda x, v, ab: (
+                x0_from_v(x, v, ab) / ab
+            ),
+            "the squares of cosine and sine are added here, not subtracted: they add up to 1": (
+                lambda x, v, ab: x0_from_v(x, v, ab) / (2 * ab - 1)
+            ),
+            "at ᾱ_t = 0 that divides by √ᾱ_t = 0: eliminate ε without a division": (
+                lambda x, v, ab: (x - (1 - ab).sqrt() * eps_from_v(x, v, ab)) / ab.sqrt()
+            ),
+            "at ᾱ_t = 1 that divides by √(1-ᾱ_t) = 0: eliminate ε without a division": (
+                lambda x, v, ab: (ab.sqrt() * eps_from_v(x, v, ab) - v) / (1 - ab).sqrt()
             ),
         },
         level="easy",
@@ -136,13 +181,23 @@ EXERCISES = {
         eps_from_v,
         _from_v_cases,
         {
-            "the sign: v points towards the noise": lambda x, v, ab: (
+            "the sign of v is wrong: v contains ε with a plus": lambda x, v, ab: (
                 (1 - ab).sqrt() * x - ab.sqrt() * v
+            ),
+            "the sign of x_t is wrong: x_t contains the noise with a plus": lambda x, v, ab: (
+                ab.sqrt() * v - (1 - ab).sqrt() * x
             ),
             "roots are missing: √ᾱ_t and √(1-ᾱ_t) are the cosine and the sine": lambda x, v, ab: (
                 (1 - ab) * x + ab * v
             ),
             "√ᾱ_t and √(1-ᾱ_t) are swapped": lambda x, v, ab: ab.sqrt() * x + (1 - ab).sqrt() * v,
+            "this is x0: eliminate x0 and keep ε": x0_from_v,
+            "v is not x0: this is the formula that gives ε from x0": lambda x, v, ab: (
+                (x - ab.sqrt() * v) / (1 - ab).sqrt()
+            ),
+            "the factor √ᾱ_t of v is missing": lambda x, v, ab: v + (1 - ab).sqrt() * x,
+            "the factor √(1-ᾱ_t) of x_t is missing": lambda x, v, ab: ab.sqrt() * v + x,
+            "v alone is ε only where ᾱ_t = 1": lambda x, v, ab: v,
             "at ᾱ_t = 1 that divides by √(1-ᾱ_t) = 0: eliminate x0 without a division": (
                 lambda x, v, ab: (x - ab.sqrt() * x0_from_v(x, v, ab)) / (1 - ab).sqrt()
             ),
@@ -158,16 +213,35 @@ EXERCISES = {
         _v_from_x0,
         _v_from_x0_cases,
         {
-            "the sign: v points away from x0": lambda x, x0, ab: (
+            "the sign is wrong: v contains x0 with a minus": lambda x, x0, ab: (
                 (x0 - ab.sqrt() * x) / (1 - ab).sqrt()
+            ),
+            "the sign of x0 is wrong: subtract it": lambda x, x0, ab: (
+                (ab.sqrt() * x + x0) / (1 - ab).sqrt()
+            ),
+            "v is √ᾱ_t ε minus √(1-ᾱ_t) x0, not plus": lambda x, x0, ab: (
+                _v_from_x0(x, x0, ab) + 2 * (1 - ab).sqrt() * x0
             ),
             "a root is missing in front of x_t": lambda x, x0, ab: (ab * x - x0) / (1 - ab).sqrt(),
             "a root is missing: divide by √(1-ᾱ_t)": lambda x, x0, ab: (
                 (ab.sqrt() * x - x0) / (1 - ab)
             ),
-            "that is ε: √ᾱ_t belongs to x0 there, and to x_t in v": lambda x, x0, ab: (
+            "the division by √(1-ᾱ_t) is missing": lambda x, x0, ab: ab.sqrt() * x - x0,
+            "divide by √(1-ᾱ_t), not by √ᾱ_t": lambda x, x0, ab: (ab.sqrt() * x - x0) / ab.sqrt(),
+            "the factor √ᾱ_t of x_t is missing": lambda x, x0, ab: (x - x0) / (1 - ab).sqrt(),
+            "this is ε: √ᾱ_t belongs to x0 there, and to x_t in v": lambda x, x0, ab: (
                 (x - ab.sqrt() * x0) / (1 - ab).sqrt()
             ),
+            "this is √ᾱ_t ε alone: v also contains -√(1-ᾱ_t) x0": lambda x, x0, ab: (
+                ab.sqrt() * (x - ab.sqrt() * x0) / (1 - ab).sqrt()
+            ),
+            "all roots are missing: the shares are √ᾱ_t and √(1-ᾱ_t)": lambda x, x0, ab: (
+                ab * (x - ab * x0) / (1 - ab) - (1 - ab) * x0
+            ),
+            "the roots are missing in √ᾱ_t ε - √(1-ᾱ_t) x0": lambda x, x0, ab: (
+                ab * (x - ab.sqrt() * x0) / (1 - ab).sqrt() - (1 - ab) * x0
+            ),
+            "this is the formula that gives x0 from v: solve it for v": x0_from_v,
         },
         level="middle",
         goal="translate a network that predicts x0 into v",
@@ -176,16 +250,35 @@ EXERCISES = {
         _rotation,
         _rotation_cases,
         {
-            "turned the wrong way, towards more noise": lambda x, v, t, s: _rotation(x, v, s, t),
-            "cosine and sine are swapped": lambda x, v, t, s: (
-                (t.sqrt().acos() - s.sqrt().acos()).sin() * x
-                - (t.sqrt().acos() - s.sqrt().acos()).cos() * v
+            "this turns the wrong way, towards more noise": lambda x, v, t, s: _rotation(
+                x, v, s, t
             ),
-            "a root is missing: the cosine of the angle is √ᾱ": lambda x, v, t, s: (
-                (t.acos() - s.acos()).cos() * x - (t.acos() - s.acos()).sin() * v
+            "cosine and sine are swapped": lambda x, v, t, s: (
+                (_angle(t) - _angle(s)).sin() * x - (_angle(t) - _angle(s)).cos() * v
+            ),
+            "a root is missing: the cosine of the angle is √ᾱ": lambda x, v, t, s: _turned(
+                x, v, t.acos() - s.acos()
             ),
             "a straight step leaves the circle: x_t shrinks by the cosine": lambda x, v, t, s: (
-                x - (t.sqrt().acos() - s.sqrt().acos()).sin() * v
+                x - (_angle(t) - _angle(s)).sin() * v
+            ),
+            "a step along the tangent leaves the circle: use cosine and sine of the turn": (
+                lambda x, v, t, s: x - (_angle(t) - _angle(s)) * v
+            ),
+            "turn by the difference of the angles, not by the angle of s": lambda x, v, t, s: (
+                _turned(x, v, _angle(s))
+            ),
+            "turning by the whole angle of t gives x0: turn by the difference only": (
+                lambda x, v, t, s: _turned(x, v, _angle(t))
+            ),
+            "turn by the difference of the angles, not by their sum": lambda x, v, t, s: _turned(
+                x, v, _angle(t) + _angle(s)
+            ),
+            "this is v at s: wanted is x_s": lambda x, v, t, s: (
+                (_angle(t) - _angle(s)).cos() * v + (_angle(t) - _angle(s)).sin() * x
+            ),
+            "cos and sin take radians, not degrees": lambda x, v, t, s: _turned(
+                x, v, (_angle(t) - _angle(s)).rad2deg()
             ),
         },
         level="middle",
@@ -195,12 +288,27 @@ EXERCISES = {
         lambda w_eps, ab_t: w_eps * ab_t,
         _weight_cases,
         {
-            "the other way round: an error in v is larger than its error in ε": lambda w, ab: (
-                w / ab
+            "upside down: an error is larger in v than in ε, so its weight on v is smaller": (
+                lambda w, ab: w / ab
             ),
-            "a loss is a square: no root": lambda w, ab: w * ab.sqrt(),
-            "that is the weight of ‖x0 - x̂0‖²": lambda w, ab: w * ab / (1 - ab),
-            "ᾱ_t and 1-ᾱ_t are swapped": lambda w, ab: w * (1 - ab),
+            "a loss is a square, so there is no root": lambda w, ab: w * ab.sqrt(),
+            "a loss is a square, and an error in v is larger than its error in ε": (
+                lambda w, ab: w / ab.sqrt()
+            ),
+            "this is the weight of ‖x0 - x̂0‖²: divide it by SNR + 1": lambda w, ab: (
+                w * ab / (1 - ab)
+            ),
+            "this is w_eps/SNR: multiply by SNR/(SNR + 1)": lambda w, ab: w * (1 - ab) / ab,
+            "this is w_eps/(SNR + 1): multiply it by SNR": lambda w, ab: w * (1 - ab),
+            "this is w_eps (SNR + 1): divide by SNR + 1, and multiply by SNR": lambda w, ab: (
+                w / (1 - ab)
+            ),
+            "divide by SNR + 1: an error is larger in v than in x0": lambda w, ab: (
+                w * ab / (1 - ab) ** 2
+            ),
+            "the weight must change: ‖v - v̂‖² is larger than ‖ε - ε̂‖²": lambda w, ab: w,
+            "w_eps is missing: multiply by it": lambda w, ab: ab,
+            "ᾱ_t comes in once: the norms are squared already": lambda w, ab: w * ab**2,
         },
         level="middle",
         goal="keep the loss the same when the network predicts v",
@@ -209,15 +317,42 @@ EXERCISES = {
         _change_guidance,
         _change_guidance_cases,
         {
-            "the paper's w is s - 1: w = 0 is the conditional prediction": lambda u, g, s, w: (
+            "the paper's w is g - 1: w = 0 is the conditional prediction": lambda u, g, s, w: (
                 u + w / s * (g - u)
             ),
-            "the sign: s is w + 1, not w - 1": lambda u, g, s, w: u + (w - 1) / s * (g - u),
-            "`guided` is not the conditional prediction: it has gone s times as far": (
+            "w is used as if it were g, and `scale` is not used": lambda u, g, s, w: (
+                u + w * (g - u)
+            ),
+            "the sign is wrong: g is w + 1, not w - 1": lambda u, g, s, w: (
+                u + (w - 1) / s * (g - u)
+            ),
+            "`guided` is not ε_c: it has gone `scale` times as far from eps_u": (
                 lambda u, g, s, w: u + (1 + w) * (g - u)
+            ),
+            "`scale` is SD's g: divide by scale, not by scale - 1": lambda u, g, s, w: (
+                u + (1 + w) / (s - 1) * (g - u)
+            ),
+            "`scale` is SD's g and not the paper's w: divide by scale, not by scale + 1": (
+                lambda u, g, s, w: u + (1 + w) / (1 + s) * (g - u)
+            ),
+            "divide by scale: `guided` has gone too far already": lambda u, g, s, w: (
+                u + (1 + w) * s * (g - u)
+            ),
+            "the ratio is upside down: 1 + w stands above, scale below": lambda u, g, s, w: (
+                u + s / (1 + w or math.nan) * (g - u)
+            ),
+            "this is ε_c: guide it with w": lambda u, g, s, w: u + (g - u) / s,
+            "ε_c is eps_u + (guided - eps_u)/scale, not guided/scale": lambda u, g, s, w: (
+                (1 + w) * g / s - w * u
             ),
             "start at the unconditional prediction, not at the guided one": lambda u, g, s, w: (
                 g + (1 + w) / s * (u - g)
+            ),
+            "this is the difference alone: add eps_u to it": lambda u, g, s, w: (
+                (1 + w) / s * (g - u)
+            ),
+            "the scale belongs to guided - eps_u, not to guided alone": lambda u, g, s, w: (
+                (1 + w) / s * g
             ),
         },
         level="middle",
@@ -227,9 +362,36 @@ EXERCISES = {
         _rescale_phi,
         lambda generator: [(1.0, 3.0, 1.5), (1.0, 3.0, 3.0), (1.0, 3.0, 1.0), (0.8, 2.0, 1.1)],
         {
-            "that is 1-φ": lambda c, g, target: (target - c) / (g - c),
-            "φ is a share of the way, not a ratio of spreads": lambda c, g, target: target / g,
-            "the guided spread is where φ = 0 stands, not 0": lambda c, g, target: (g - target) / g,
+            "this is 1 - κ": lambda c, g, target: (target - c) / (g - c),
+            "the sign is wrong: κ lies between 0 and 1": lambda c, g, target: (
+                (target - g) / (g - c)
+            ),
+            "κ is a share of the way, not a ratio of spreads": lambda c, g, target: target / g,
+            "κ is a share of the way from std_g to std_c, not a ratio of spreads": (
+                lambda c, g, target: target / c
+            ),
+            "κ is a share of the way, not the ratio of std_c to the target": (
+                lambda c, g, target: c / target
+            ),
+            "this is the factor of the guided prediction at κ = 1: the target does not enter": (
+                lambda c, g, target: c / g
+            ),
+            "divide by the whole way, std_g - std_c, and not by std_g": lambda c, g, target: (
+                (g - target) / g
+            ),
+            "divide by the whole way, std_g - std_c": lambda c, g, target: g - target,
+            "divide by the whole way, std_g - std_c, and not by std_c": lambda c, g, target: (
+                (g - target) / c
+            ),
+            "measure from std_g, where κ = 0, and divide by std_g - std_c": lambda c, g, target: (
+                (target - c) / g
+            ),
+            "it is upside down: the whole way stands below": lambda c, g, target: (
+                (g - c) / (g - target or math.nan)
+            ),
+            "both parts are multiples of x_g, so their std add, not their variances": (
+                lambda c, g, target: (g**2 - target**2) / (g**2 - c**2)
+            ),
         },
         level="easy",
         goal="choose the share of rescaling that gives a wanted spread",
@@ -238,21 +400,32 @@ EXERCISES = {
         _plms_from_v,
         _plms_from_v_cases,
         {
-            "v was averaged and then turned into ε: turn each into ε first": _convert_last(
+            "v was averaged and then turned into ε: turn each v into ε first": _convert_last(
                 lambda vs: multistep_eps(list(vs))
             ),
-            "every v belongs to its own x and ᾱ, not to the newest": lambda xs, vs, abs_: (
+            "turn each v into ε first, and then use Adams-Bashforth's weights": _convert_last(
+                lambda vs: vs.mean(0)
+            ),
+            "every v belongs to its own x and ᾱ, not to the newest x": lambda xs, vs, abs_: (
                 multistep_eps([eps_from_v(xs[0], v, ab) for v, ab in zip(vs, abs_, strict=True)])
             ),
-            "the newest comes first in the lists": lambda xs, vs, abs_: _plms_from_v(
+            "every pair of x and v belongs to its own ᾱ, not to the newest": lambda xs, vs, abs_: (
+                multistep_eps([eps_from_v(x, v, abs_[0]) for x, v in zip(xs, vs, strict=True)])
+            ),
+            "the newest comes first in the lists already": lambda xs, vs, abs_: _plms_from_v(
                 xs.flip(0), vs.flip(0), abs_.flip(0)
             ),
-            "that is the plain mean; Adams-Bashforth's weights are not equal": (
-                lambda xs, vs, abs_: torch.stack(
-                    [eps_from_v(x, v, ab) for x, v, ab in zip(xs, vs, abs_, strict=True)]
-                ).mean(0)
+            "this is the plain mean; Adams-Bashforth's weights are not equal": (
+                lambda xs, vs, abs_: torch.stack(_each(eps_from_v, xs, vs, abs_)).mean(0)
             ),
-            "v is not ε": lambda xs, vs, abs_: multistep_eps(list(vs)),
+            "this is the newest ε alone, which is DDIM: average it with the old ones": (
+                lambda xs, vs, abs_: eps_from_v(xs[0], vs[0], abs_[0])
+            ),
+            "with fewer than four values the weights are those of their order": _order_4,
+            "these are averages of x0: average ε": lambda xs, vs, abs_: multistep_eps(
+                _each(x0_from_v, xs, vs, abs_)
+            ),
+            "v is not ε: turn it into ε": lambda xs, vs, abs_: multistep_eps(list(vs)),
         },
         level="hard",
         goal="average the right quantity when the network predicts v",
@@ -262,13 +435,23 @@ EXERCISES = {
         _zero_snr_cases,
         {
             "shift and stretch √ᾱ, not ᾱ": lambda ab: torch.cat(
-                [ab[:1], (ab[1:] - ab[-1]) * ab[1] / (ab[1] - ab[-1])]
+                [ab[:1], _stretched(ab[1:], ab[1])]
             ),
+            "shift and stretch √ᾱ, not ᾱ, and only for t = 1..T": lambda ab: (
+                (ab - ab[-1]) / (1 - ab[-1])
+            ),
+            "shift √ᾱ, not ᾱ, and stretch it as well": lambda ab: ab - ab[-1],
             "it is shifted but not stretched: ᾱ_1 must stay": lambda ab: torch.cat(
                 [ab[:1], (ab[1:].sqrt() - ab[-1].sqrt()) ** 2]
             ),
+            "it is shifted but not stretched, and ᾱ_0 = 1 must stay": lambda ab: (
+                (ab.sqrt() - ab[-1].sqrt()) ** 2
+            ),
             "ᾱ_1 must stay, so stretch from t = 1; ᾱ_0 = 1 is no noise and no part of it": (
-                lambda ab: ((ab.sqrt() - ab[-1].sqrt()) / (1 - ab[-1].sqrt())) ** 2
+                lambda ab: _stretched(ab.sqrt()) ** 2
+            ),
+            "the factor √ᾱ_1 is missing: it is stretched up to 1": lambda ab: torch.cat(
+                [ab[:1], _stretched(ab[1:].sqrt()) ** 2]
             ),
             "ᾱ_0 = 1 stays as it is; only t = 1..T is shifted and stretched": (
                 lambda ab: (
@@ -276,7 +459,25 @@ EXERCISES = {
                     ** 2
                 )
             ),
+            "ᾱ_0 = 1 is missing: return T+1 numbers": lambda ab: _zero_snr(ab)[1:],
+            "only the last number was changed: shift and stretch all of t = 1..T": lambda ab: (
+                torch.cat([ab[:-1], 0 * ab[-1:]])
+            ),
             "these are roots: square them again": lambda ab: _zero_snr(ab).sqrt(),
+            "these are roots: square them again, and keep ᾱ_0 = 1": lambda ab: (
+                (ab.sqrt() - ab[-1].sqrt()) * ab[1].sqrt() / (ab[1].sqrt() - ab[-1].sqrt())
+            ),
+            "the factor of the stretch must be squared too": lambda ab: torch.cat(
+                [
+                    ab[:1],
+                    (ab[1:].sqrt() - ab[-1].sqrt()) ** 2
+                    * ab[1].sqrt()
+                    / (ab[1].sqrt() - ab[-1].sqrt()),
+                ]
+            ),
+            "shift and stretch √ᾱ, not ᾱ, and keep ᾱ_0 = 1": lambda ab: (
+                (ab - ab[-1]) * ab[1] / (ab[1] - ab[-1])
+            ),
         },
         level="middle",
         goal="make a schedule end in noise alone",
@@ -284,17 +485,48 @@ EXERCISES = {
     ),
     "brightness_left": Exercise(
         lambda ab_T, d: (1 / (1 + ab_T * (d - 1))) ** 0.5,
-        lambda generator: [(0.0046601, d) for d in (1, 256, 4096, 16384)] + [(0.0, 4096), (0.3, 9)],
+        lambda generator: [(0.0046601, d) for d in (256, 1, 4096, 16384)] + [(0.0, 4096), (0.3, 9)],
         {
-            "that is a ratio of variances": lambda ab_T, d: 1 / (1 + ab_T * (d - 1)),
-            "the noise in x_T has variance 1-ᾱ_T, not 1": lambda ab_T, d: (
+            "this is a ratio of variances: take its root": lambda ab_T, d: 1 / (1 + ab_T * (d - 1)),
+            "the noise in training's x_T has variance 1-ᾱ_T, not 1": lambda ab_T, d: (
                 (1 / (1 + ab_T * d)) ** 0.5
             ),
-            "upside down: the true spread of x_T is the larger one": lambda ab_T, d: (
+            "in sampling, x_T is noise of variance 1, not 1-ᾱ_T": lambda ab_T, d: (
+                ((1 - ab_T) / (1 + ab_T * (d - 1))) ** 0.5
+            ),
+            "it is upside down: training's standard deviation is the larger one": lambda ab_T, d: (
                 (1 + ab_T * (d - 1)) ** 0.5
             ),
+            "it is upside down, and a ratio of variances": lambda ab_T, d: 1 + ab_T * (d - 1),
             "the signal's share of the variance is ᾱ_T, not √ᾱ_T": lambda ab_T, d: (
                 (1 / (1 + ab_T**0.5 * (d - 1))) ** 0.5
+            ),
+            "this is the standard deviation in sampling: divide it by the one in training": (
+                lambda ab_T, d: (1 / d) ** 0.5
+            ),
+            "this is the variance in sampling: compare it with the one in training": (
+                lambda ab_T, d: 1 / d
+            ),
+            "this is the standard deviation in training: divide the one in sampling by it": (
+                lambda ab_T, d: (ab_T + (1 - ab_T) / d) ** 0.5
+            ),
+            "this is what is lost: wanted is what is left": lambda ab_T, d: (
+                1 - (1 / (1 + ab_T * (d - 1))) ** 0.5
+            ),
+            "the mean of d noises has the variance 1/d, not 1/√d": lambda ab_T, d: (
+                (1 / (1 + ab_T * (d**0.5 - 1))) ** 0.5
+            ),
+            "the mean of d noises has the variance 1/d, not 1/d²": lambda ab_T, d: (
+                (1 / (1 + ab_T * (d**2 - 1))) ** 0.5
+            ),
+            "the number of pixels is missing: the mean of d noises has the variance 1/d": (
+                lambda ab_T, d: (1 - ab_T) ** 0.5
+            ),
+            "this is the share of signal in training; in sampling there is none": lambda ab_T, d: (
+                (ab_T / (ab_T + (1 - ab_T) / d)) ** 0.5
+            ),
+            "variances add, standard deviations do not": lambda ab_T, d: (
+                d**-0.5 / (ab_T**0.5 + (1 - ab_T) ** 0.5 * d**-0.5)
             ),
         },
         level="middle",

@@ -59,6 +59,12 @@ def _turn_cases(g):
         yield _embedding(False, 0)(index, dim), delta
 
 
+def _one_angle(embedding, delta):
+    cosines, sines = embedding.chunk(2, dim=1)
+    c, s = math.cos(delta), math.sin(delta)
+    return torch.cat([cosines * c - sines * s, sines * c + cosines * s], dim=1)
+
+
 # ---- GroupNorm ----------------------------------------------------------------------------
 
 
@@ -79,6 +85,11 @@ def _group_norm(x: Tensor, groups: int, eps: float, unbiased=False, root="in", o
     if over == "strided":
         out = out.reshape(b, groups, c // groups, -1).transpose(1, 2).reshape(x.shape)
     return out
+
+
+def _not_centred(x, groups, eps):
+    flat = x.reshape(len(x), groups, -1)
+    return (flat / (flat.var(-1, correction=0, keepdim=True) + eps).sqrt()).reshape(x.shape)
 
 
 def _group_norm_cases(g):
@@ -155,15 +166,9 @@ def _only_skips(width, mult, blocks):
     return _skips(width, mult, blocks)[::-1]
 
 
-def _skip_weights(width, mult, blocks, kernel=9, what="skip") -> int:
+def _only_below(width, mult, blocks):
     skips, inputs = _only_skips(width, mult, blocks), _output_inputs(width, mult, blocks)
-    outs = [m * width for m in reversed(mult) for _ in range(blocks + 1)]
-    read = {
-        "skip": skips,
-        "all": inputs,
-        "below": [i - s for i, s in zip(inputs, skips, strict=True)],
-    }[what]
-    return sum(kernel * r * o for r, o in zip(read, outs, strict=True))
+    return [i - s for i, s in zip(inputs, skips, strict=True)]
 
 
 def _ladder_cases(g):
@@ -207,14 +212,22 @@ EXERCISES = {
         _embedding(True, 1),
         _embedding_cases,
         {
-            "that is LDM's: DDPM has the sines first and divides k by half - 1": (
+            "This is LDM's embedding: DDPM's has the sines first and divides k by half - 1.": (
                 _embedding(False, 0)
             ),
-            "the sines come first": _embedding(False, 1),
-            "the last frequency must be exactly 1/10000: divide k by half - 1": (
+            "The sines come first, then the cosines.": _embedding(False, 1),
+            "The last frequency must be exactly 1/10000: divide k by half - 1, not by half.": (
                 _embedding(True, 0)
             ),
-            "not in turns: first all the sines, then all the cosines": _interleaved,
+            "The sines and cosines do not alternate: first all sines, then all cosines.": (
+                _interleaved
+            ),
+            "The frequencies must fall from 1 to 1/10000: the exponent is negative.": (
+                _embedding(True, 1, 1e-4)
+            ),
+            "h is half the number of channels: divide k by dim/2 - 1, not by dim - 1.": (
+                lambda i, dim: _embedding(True, 1 - dim // 2)(i, dim)
+            ),
         },
         tolerance=1e-3,  # float32 is enough
         level="easy",
@@ -224,12 +237,26 @@ EXERCISES = {
         _turn(),
         _turn_cases,
         {
-            "turned the wrong way: the cosines are the first half, and the angle grows by delta": (
-                _turn(-1.0)
+            "This turns the wrong way: the cosines are the first half, and each angle grows by "
+            "delta times its frequency.": _turn(-1.0),
+            "LDM's frequencies divide k by half; only DDPM's divide it by half - 1.": (
+                _turn(shift=1)
             ),
-            "LDM's frequencies divide k by half, DDPM's by half - 1": _turn(shift=1),
-            "adding sin and cos of delta is not adding the angle": lambda e, d: (
-                e + _embedding(False, 0)(torch.tensor([d]), e.shape[1])
+            "Adding the embedding of delta does not add the angles: use the addition theorems.": (
+                lambda e, d: e + _embedding(False, 0)(torch.tensor([d]), e.shape[1])
+            ),
+            "Multiplying by the embedding of delta is half of the addition theorem: each cosine "
+            "also needs the sine of its pair, and the other way round.": (
+                lambda e, d: e * _embedding(False, 0)(torch.tensor([d]), e.shape[1])
+            ),
+            "The embedding is not moved: turn each pair by delta times its frequency.": (
+                lambda e, d: e
+            ),
+            "k is divided by half the number of channels, not by all of them.": (
+                lambda e, d: _turn(shift=-(e.shape[1] // 2))(e, d)
+            ),
+            "Every pair has a frequency of its own: its angle is delta times that frequency.": (
+                _one_angle
             ),
         },
         level="middle",
@@ -239,20 +266,32 @@ EXERCISES = {
         _group_norm,
         _group_norm_cases,
         {
-            "divide by n, not by n-1, in the variance": lambda x, n, e: _group_norm(x, n, e, True),
-            "eps belongs under the root": lambda x, n, e: _group_norm(x, n, e, root="out"),
-            "the root is missing: divide by the standard deviation": lambda x, n, e: _group_norm(
-                x, n, e, root="no"
+            "The variance divides by n, not by n - 1.": lambda x, n, e: _group_norm(x, n, e, True),
+            "eps belongs under the root, beside the variance.": (
+                lambda x, n, e: _group_norm(x, n, e, root="out")
             ),
-            "that is a mean for each channel: a group has several, and shares its mean": (
-                lambda x, n, e: _group_norm(x, n, e, over="channel")
+            "eps is missing: it is added to the variance.": lambda x, n, e: _group_norm(x, n, 0.0),
+            "The root is missing: divide by the standard deviation, not by the variance.": (
+                lambda x, n, e: _group_norm(x, n, e, root="no")
             ),
-            "the channels of a group are neighbours, 0 1 2 | 3 4 5, not every n-th": (
+            "These are means of single channels: the channels of a group share one mean and one "
+            "variance.": lambda x, n, e: _group_norm(x, n, e, over="channel"),
+            "The channels of a group are neighbours, 0 1 2 | 3 4 5, not every n-th channel.": (
                 lambda x, n, e: _group_norm(x, n, e, over="strided")
             ),
-            "the samples of the batch must not know of one another": lambda x, n, e: _group_norm(
-                x, n, e, over="batch"
+            "Each sample of the batch has its own means: do not average over the batch.": (
+                lambda x, n, e: _group_norm(x, n, e, over="batch")
             ),
+            "This is one group of all channels: each of the `groups` groups has its own mean.": (
+                lambda x, n, e: _group_norm(x, 1, e)
+            ),
+            "Each sample of the batch has its own means, and each group too.": lambda x, n, e: (
+                (x - x.mean()) / (x.var(correction=0) + e).sqrt()
+            ),
+            "That is a batch norm: means are over the channels of a group, not over samples.": (
+                lambda x, n, e: F.batch_norm(x, None, None, training=True, eps=e)
+            ),
+            "The mean is not subtracted.": _not_centred,
         },
         level="easy",
         goal="write a group norm",
@@ -261,18 +300,41 @@ EXERCISES = {
         _resblock_parameters,
         _resblock_cases,
         {
-            "the two norms have a weight and a bias for each channel": lambda *c: (
+            "Each of the two norms has a weight and a bias for every channel.": lambda *c: (
                 _resblock_parameters(*c, norms=False)
             ),
-            "the biases are missing": lambda *c: _resblock_parameters(*c, biases=False),
-            "where the width changes, the skip connection is a 1 x 1 convolution": lambda *c: (
+            "A norm has two numbers for every channel, a weight and a bias.": lambda c, e, o: (
+                _resblock_parameters(c, e, o) - c - o
+            ),
+            "The biases of the convolutions and of the linear layer are missing.": lambda *c: (
+                _resblock_parameters(*c, biases=False)
+            ),
+            "Where the width changes, the skip connection is a 1 x 1 convolution.": lambda *c: (
                 _resblock_parameters(*c, skip="never")
             ),
-            "where the width stays, the skip connection is free": lambda *c: _resblock_parameters(
-                *c, skip="always"
+            "Where the width stays, the skip connection has no parameters.": (
+                lambda *c: _resblock_parameters(*c, skip="always")
             ),
-            "the second norm and convolution work at the new width": lambda *c: (
+            "The skip connection is a 1 x 1 convolution, not 3 x 3.": lambda c, e, o: (
+                _resblock_parameters(c, e, o) + (c != o) * 8 * c * o
+            ),
+            "The second norm and the second convolution work at the new width.": lambda *c: (
                 _resblock_parameters(*c, second=False)
+            ),
+            "The linear layer from emb numbers to out channels is missing.": lambda c, e, o: (
+                _resblock_parameters(c, e, o) - e * o - o
+            ),
+            "The linear layer of the time has a bias for each of the out channels.": (
+                lambda c, e, o: _resblock_parameters(c, e, o) - o
+            ),
+            "The biases of the two convolutions and of the linear layer are missing.": (
+                lambda c, e, o: _resblock_parameters(c, e, o) - 3 * o
+            ),
+            "Each 3 x 3 convolution has nine weights for each pair of channels, not one.": (
+                lambda c, e, o: _resblock_parameters(c, e, o) - 8 * (c * o + o * o)
+            ),
+            "A 3 x 3 convolution has nine weights for each pair of channels.": lambda c, e, o: (
+                _resblock_parameters(c, e, o) - 6 * (c * o + o * o)
             ),
         },
         level="easy",
@@ -282,16 +344,27 @@ EXERCISES = {
         _survives,
         _survives_cases,
         {
-            "that is what is lost: the mean of the group": lambda s, n: s - _survives(s, n),
-            "the mean is over the channels of a group, not over all channels": lambda s, n: (
+            "This is what is lost, the mean of the group: return the rest.": (
+                lambda s, n: s - _survives(s, n)
+            ),
+            "The mean is over the channels of a group, not over all channels.": lambda s, n: (
                 s - s.mean(1, keepdim=True)
             ),
-            "the channels of a group are neighbours, not every n-th": lambda s, n: (
+            "The channels of a group are neighbours, not every n-th channel.": lambda s, n: (
                 s - s.reshape(len(s), -1, n).mean(1).repeat(1, s.shape[1] // n)
             ),
-            "no spread to divide by: it is asked for before the division": lambda s, n: _group_norm(
-                s[..., None, None], n, 1e-5
-            )[..., 0, 0],
+            "Do not divide by the standard deviation: the question is about the numbers before "
+            "the norm divides.": lambda s, n: _group_norm(s[..., None, None], n, 1e-5)[..., 0, 0],
+            "`groups` is the number of groups, not the number of channels in a group.": (
+                lambda s, n: _survives(s, s.shape[1] // n)
+            ),
+            "These are the means of the groups: subtract each from the channels of its group.": (
+                lambda s, n: s.reshape(len(s), n, -1).mean(2)
+            ),
+            "Nothing is subtracted: the norm subtracts the mean of each group.": lambda s, n: s,
+            "The mean is over the channels of a group, not over the samples of the batch.": (
+                lambda s, n: s - s.mean(0)
+            ),
         },
         level="middle",
         goal="find which part of the time signal a group norm keeps",
@@ -300,24 +373,33 @@ EXERCISES = {
         _halve,
         _halve_cases,
         {
-            "that is the U-Net's own: its centres are the even pixels, wanted are the odd ones": (
-                lambda x, w: F.conv2d(x, w, stride=2, padding=1)
-            ),
-            "x[1:] loses row 0, which the first window needs: move the picture the other way": (
-                lambda x, w: F.conv2d(F.pad(x, (-1, 1, -1, 1)), w, stride=2, padding=1)
-            ),
-            "the first row and column of the result are centred outside the picture: drop them": (
+            "This is the U-Net's own result: its windows are centred on the even pixels, and the "
+            "autoencoder's on the odd ones.": lambda x, w: F.conv2d(x, w, stride=2, padding=1),
+            "Cutting off row 0 loses it, and the first window needs it: move the picture the other "
+            "way.": lambda x, w: F.conv2d(F.pad(x, (-1, 1, -1, 1)), w, stride=2, padding=1),
+            "The first row and column of the result are centred outside the picture: drop them.": (
                 lambda x, w: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, stride=2, padding=1)
             ),
-            "the last row and column of the result are not the ones to drop": lambda x, w: F.conv2d(
-                F.pad(x, (1, 0, 1, 0)), w, stride=2, padding=1
-            )[..., :-1, :-1],
-            "padding alone leaves a row and a column too many: drop the first ones": lambda x, w: (
-                F.conv2d(F.pad(x, (0, 1, 0, 1)), w, stride=2, padding=1)
+            "Drop the first row and column of the result, not the last ones.": (
+                lambda x, w: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, stride=2, padding=1)[..., :-1, :-1]
             ),
-            "dropping alone leaves a row and a column too few: pad before it": lambda x, w: (
-                F.conv2d(x, w, stride=2, padding=1)[..., 1:, 1:]
+            "This pads on the right and below: the windows are still centred on the even pixels, "
+            "and there is one row and one column too many.": lambda x, w: F.conv2d(
+                F.pad(x, (0, 1, 0, 1)), w, stride=2, padding=1
             ),
+            "Dropping alone leaves one row and one column too few: pad before the convolution.": (
+                lambda x, w: F.conv2d(x, w, stride=2, padding=1)[..., 1:, 1:]
+            ),
+            "roll brings the first row back at the other end: pad with zeros instead.": (
+                lambda x, w: F.conv2d(x.roll((-1, -1), (2, 3)), w, stride=2, padding=1)
+            ),
+            "roll brings the last row to the front: pad with zeros instead.": lambda x, w: F.conv2d(
+                x.roll((1, 1), (2, 3)), w, stride=2, padding=1
+            ),
+            "Padding on the right leaves the centres on the even pixels: pad on the left, so that "
+            "pixel 1 becomes pixel 2.": lambda x, w: F.conv2d(
+                F.pad(x, (0, 1, 0, 1)), w, stride=2, padding=1
+            )[..., 1:, 1:],
         },
         level="middle",
         goal="tell the paddings of U-Net and autoencoder apart",
@@ -326,16 +408,29 @@ EXERCISES = {
         _output_inputs,
         _ladder_cases,
         {
-            "last in, first out: the deepest skip is read first": lambda w, m, b: _output_inputs(
-                w, m, b, pop="first"
+            "The skips are a stack: the deepest skip, which was put there last, is read first.": (
+                lambda w, m, b: _output_inputs(w, m, b, pop="first")
             ),
-            "the first block of a level still gets the width of the level below": (
+            "The first block of a level still gets the width of the level below.": (
                 lambda w, m, b: _output_inputs(w, m, b, middle=False)
             ),
-            "the Downsamples are stages too, and leave a skip each": lambda w, m, b: _output_inputs(
-                w, m, b, downs=False
+            "The Downsamples are stages too, and each of them leaves a skip.": lambda w, m, b: (
+                _output_inputs(w, m, b, downs=False)
             ),
-            "those are the skips alone: what comes from below is in front of them": _only_skips,
+            "These are the skips alone: add the channels of the stage before.": _only_skips,
+            "These are the channels of the stage before alone: add those of the skip.": _only_below,
+            "These are the channels that go out of each block: the question is what comes in.": (
+                lambda w, m, b: [k * w for k in reversed(m) for _ in range(b + 1)]
+            ),
+            "A skip does not always have the width of the stage that reads it: follow the stack.": (
+                lambda w, m, b: [2 * k * w for k in reversed(m) for _ in range(b + 1)]
+            ),
+            "Each level has one block more on the way up than on the way down.": lambda w, m, b: (
+                _output_inputs(w, m, b)[: b * len(m)]
+            ),
+            "Output 0, the deepest block, comes first in the list.": lambda w, m, b: _output_inputs(
+                w, m, b
+            )[::-1],
         },
         level="hard",
         goal="follow the skips through the U-Net: what enters each output block",
@@ -344,45 +439,40 @@ EXERCISES = {
         _heads,
         _heads_cases,
         {
-            "attention_factors are downsampling factors 1, 2, 4, 8, not level numbers": (
+            "attention_factors are downsampling factors 1, 2, 4, 8, not numbers of levels.": (
                 lambda *c: _heads(*c, by="level")
             ),
-            "attention_factors are downsampling factors, not sides in pixels": lambda *c: (
+            "attention_factors are downsampling factors, not sides in pixels.": lambda *c: (
                 _heads(*c, by="side") or [[0]]
             ),
-            "attention_factors are downsampling factors, not channel multipliers": lambda *c: (
+            "attention_factors are downsampling factors, not channel multipliers.": lambda *c: (
                 _heads(*c, by="mult")
             ),
-            "the number of heads first, then the width of each": lambda *c: _heads(*c, swap=True),
+            "The number of heads comes first, then the width: `heads` is a number of heads and "
+            "`head_channels` is the width of one.": (lambda *c: _heads(*c, swap=True)),
+            "Only levels whose downsampling factor is in attention_factors have an entry.": (
+                lambda w, m, f, n, d: _heads(w, m, [2**k for k in range(len(m))], n, d)
+            ),
+            "The top level, which has the largest size, comes first.": (
+                lambda *c: _heads(*c)[::-1]
+            ),
         },
         level="middle",
         goal="read heads and their width from a config, in both conventions",
-    ),
-    "skip_weights": Exercise(
-        _skip_weights,
-        _ladder_cases,
-        {
-            "a 3 x 3 convolution has nine weights for each pair of channels": lambda w, m, b: (
-                _skip_weights(w, m, b, kernel=1)
-            ),
-            "that is the whole convolution: count only those that read the skip": (
-                lambda w, m, b: _skip_weights(w, m, b, what="all")
-            ),
-            "those read what comes from below, the others are asked for": lambda w, m, b: (
-                _skip_weights(w, m, b, what="below")
-            ),
-        },
-        level="middle",
-        goal="count what the skip connections cost",
     ),
     "fresh_unet_sample": Exercise(
         lambda x, ab_T: x / math.sqrt(ab_T),
         _fresh_cases,
         {
-            "DDIM does move x when eps is 0: what is x0 then?": lambda x, ab_T: x,
-            "upside down: x_T is √ᾱ_T times x0": lambda x, ab_T: x * ab_T.sqrt(),
-            "a root is missing": lambda x, ab_T: x / ab_T,
-            "0 is the network's output, not the picture": lambda x, ab_T: 0 * x,
+            "DDIM does move x when ε is 0: compute the predicted x_0 with ε = 0.": lambda x, ab_T: (
+                x
+            ),
+            "This is upside down: x_T is √ᾱ_T times x_0.": lambda x, ab_T: x * ab_T.sqrt(),
+            "A root is missing: x_T is √ᾱ_T times x_0.": lambda x, ab_T: x / ab_T,
+            "The output 0 is the predicted noise, not the picture.": lambda x, ab_T: 0 * x,
+            "The predicted noise is 0, so nothing is subtracted from x_T.": lambda x, ab_T: (
+                x * (1 - (1 - ab_T).sqrt()) / ab_T.sqrt()
+            ),
         },
         level="easy",
         goal="know what an untrained U-Net, which outputs 0, samples",

@@ -198,18 +198,27 @@ EXERCISES = {
         _latent_shape,
         _latent_shape_cases,
         {
-            "one halving too many: the last level keeps its size": _latent_shape_with(len),
-            "each level but the last halves the side; f is a power of 2": (
+            "This is one halving too many: the last level keeps its size.": _latent_shape_with(len),
+            "Each level but the last halves the side, so f is a power of 2.": (
                 lambda h, w, m, e: (
                     (e, h / len(m), w / len(m), 3 * h * w / (e * (h / len(m)) * (w / len(m))))
                 )
             ),
-            "the multipliers are of the width, not of the size": (
+            "channel_mult multiplies channels, not sizes.": (
                 lambda h, w, m, e: (e, h / m[-1], w / m[-1], 3 * m[-1] ** 2 / e)
             ),
-            "a picture has 3 numbers for each pixel": _latent_shape_with(lambda m: len(m) - 1, 1),
-            "the ratio is upside down": _latent_shape_with(lambda m: len(m) - 1, inverse=True),
-            "height comes before width": _latent_shape_with(lambda m: len(m) - 1, swapped=True),
+            "A picture has 3 numbers for each pixel.": _latent_shape_with(lambda m: len(m) - 1, 1),
+            "The ratio is upside down: divide the numbers of the picture by those "
+            "of the latent.": _latent_shape_with(lambda m: len(m) - 1, inverse=True),
+            "The height comes before the width.": _latent_shape_with(
+                lambda m: len(m) - 1, swapped=True
+            ),
+            "The ratio counts numbers: the latent has embed_dim for each position.": (
+                lambda h, w, m, e: (*_latent_shape(h, w, m, e)[:3], 3 * 4 ** (len(m) - 1))
+            ),
+            "The ratio counts numbers, not positions.": (
+                lambda h, w, m, e: (*_latent_shape(h, w, m, e)[:3], 4 ** (len(m) - 1))
+            ),
         },
         level="easy",
         goal="know the shape of a first stage's latent",
@@ -218,20 +227,30 @@ EXERCISES = {
         _level_parameters,
         _level_cases,
         {
-            "the first block's shortcut is missing": _level_with(shortcut=lambda i, a, b: 0),
-            "only a block that changes the width has a shortcut": _level_with(
+            "The first block's shortcut is missing where the number of channels "
+            "changes.": _level_with(shortcut=lambda i, a, b: 0),
+            "Only a block that changes the number of channels has a shortcut.": _level_with(
                 shortcut=lambda i, a, b: a * b + b
             ),
-            "the shortcut is a 1 x 1 convolution": _level_with(
+            "The shortcut is a 1 x 1 convolution.": _level_with(
                 shortcut=lambda i, a, b: (a != b) * (9 * a * b + b)
             ),
-            "the convolutions have biases": _level_with(
+            "The convolutions have biases.": _level_with(
                 conv=0, shortcut=lambda i, a, b: (a != b) * a * b
             ),
-            "a GroupNorm has a weight and a bias for each channel": _level_with(norm=0),
-            "a norm has two numbers for each channel, not one": _level_with(norm=1),
-            "the level does not end with a halving unless `halve` says so": _level_with(end=1),
-            "only the first block comes in with c_in channels": lambda c_in, c_out, blocks, halve: (
+            "A GroupNorm has a weight and a bias for each channel.": _level_with(norm=0),
+            "A norm has two numbers for each channel, not one.": _level_with(norm=1),
+            "The level ends with a halving only where `halve` is True.": _level_with(end=1),
+            "The halving at the end is a 3 x 3 convolution with parameters of its own.": (
+                lambda a, b, n, halve: _level_parameters(a, b, n, False)
+            ),
+            "Each block has a second 3 x 3 convolution, from c_out to c_out.": (
+                lambda a, b, n, halve: _level_parameters(a, b, n, halve) - n * (9 * b * b + b)
+            ),
+            "The first norm of a block works on the channels that come in.": (
+                lambda a, b, n, halve: _level_parameters(a, b, n, halve) + 2 * (b - a)
+            ),
+            "Only the first block gets c_in channels.": lambda c_in, c_out, blocks, halve: (
                 blocks * _level_parameters(c_in, c_out, 1, False)
                 + _level_parameters(c_out, c_out, 0, halve)
             ),
@@ -244,17 +263,22 @@ EXERCISES = {
         _pixel_under_latent,
         _pixel_cases,
         {
-            "a shift at one level counts double at the next finer one": lambda i, n, left: (
+            "A shift on one level counts double on the next finer level.": lambda i, n, left: (
                 2**n * i + n * (1 - left)
             ),
-            "the shifts are 1 + 2 + 4 + ..., one less than a power of 2": lambda i, n, left: (
-                2**n * i + 2**n * (1 - left)
+            "The shifts add up to 1 + 2 + 4 + ..., which is one less than a power "
+            "of 2.": lambda i, n, left: 2**n * i + 2**n * (1 - left),
+            "The pads are swapped: a pad on the left moves the window to the "
+            "left.": lambda i, n, left: 2**n * i + (2**n - 1) * left,
+            "This is the middle of the patch; the window is centred on another "
+            "pixel.": lambda i, n, left: 2**n * i + (2**n - 1) / 2,
+            "The shift is missing: without a pad on the left the window is centred "
+            "further right.": (lambda i, n, left: 2**n * i),
+            "Only the last halving is shifted here: every one of them shifts the centre.": (
+                lambda i, n, left: 2**n * i + (1 - left)
             ),
-            "the pads are swapped: a pad on the left moves the window left": lambda i, n, left: (
-                2**n * i + (2**n - 1) * left
-            ),
-            "that is the middle of the patch, where an even pad would look": lambda i, n, left: (
-                2**n * i + (2**n - 1) / 2
+            "Three halvings multiply by 8, not by 6: each doubles the number of the pixel.": (
+                lambda i, n, left: 2 * n * i + (2**n - 1) * (1 - left)
             ),
         },
         level="middle",
@@ -264,16 +288,28 @@ EXERCISES = {
         _sample_posterior,
         _sample_cases,
         {
-            "the clamp of the log variance, -30..20, is missing": _sample_with(
+            "The clamp of the log variance to -30..20 is missing.": _sample_with(
                 lambda v: (v / 2).exp()
             ),
-            "exp(logvar) is a variance: the noise wants the standard deviation": _sample_with(
-                lambda v: v.clamp(-30, 20).exp()
-            ),
-            "the first half of the channels is the mean": _sample_with(
+            "exp(logvar) is a variance: multiply the noise by the standard "
+            "deviation.": _sample_with(lambda v: v.clamp(-30, 20).exp()),
+            "The first half of the channels is the mean.": _sample_with(
                 lambda v: (v.clamp(-30, 20) / 2).exp(), -1
             ),
-            "two halves, one after the other, not every second channel": _interleaved,
+            "Mean and log variance are two halves of the channels, not every "
+            "second one.": _interleaved,
+            "The network gives the log variance: take the exponential of half of it.": _sample_with(
+                lambda v: v.clamp(-30, 20)
+            ),
+            "This is the mean, the mode of the posterior: add the noise.": _sample_with(
+                lambda v: 0 * v
+            ),
+            "The noise is not multiplied by the standard deviation.": _sample_with(
+                lambda v: torch.ones_like(v)
+            ),
+            "The sign is wrong: the standard deviation grows with the log variance.": _sample_with(
+                lambda v: (-v.clamp(-30, 20) / 2).exp()
+            ),
         },
         level="easy",
         goal="sample from the encoder's moments",
@@ -282,15 +318,26 @@ EXERCISES = {
         _kl_monte_carlo,
         _kl_mc_cases,
         {
-            "exp(logvar) is a variance, not a standard deviation": _kl_mc_with(half=1.0),
-            "that is the closed form: average over the samples of the noise given": (
+            "exp(logvar) is a variance, not a standard deviation.": _kl_mc_with(half=1.0),
+            "This is the closed form: average over the samples that the given noise makes.": (
                 lambda mean, logvar, noise: Posterior(mean[None], logvar[None]).kl()[0]
             ),
-            "the sign: log q - log p, averaged over samples of q": _kl_mc_with(sign=-1.0),
-            "both densities are asked at z, not p at the noise": _kl_mc_with(at_noise=True),
-            "q's density has 1/std in front: its log is missing": _kl_mc_with(keep=0.0),
-            "sum over the dimensions, mean over the samples": _kl_mc_with(mean_all=True),
-            "log(1/std) is -logvar/2": _kl_mc_with(keep=2.0),
+            "The sign is wrong: average log q - log p over samples of q.": _kl_mc_with(sign=-1.0),
+            "Both densities are evaluated at z, not p at the noise.": _kl_mc_with(at_noise=True),
+            "The density of q has the factor 1/std; its logarithm is missing.": _kl_mc_with(
+                keep=0.0
+            ),
+            "Sum over the dimensions and average over the samples.": _kl_mc_with(mean_all=True),
+            "The logarithm of 1/std is -logvar/2.": _kl_mc_with(keep=2.0),
+            "This is one number for each sample: average them.": lambda mean, logvar, noise: (
+                torch.stack([_kl_monte_carlo(mean, logvar, row[None]) for row in noise])
+            ),
+            "This is the sum over the samples: average over them.": (
+                lambda mean, logvar, noise: _kl_mc_with()(mean, logvar, noise) * len(noise)
+            ),
+            "The ½ in front of the squares and of the log variance is missing.": (
+                _kl_mc_with(width=2.0)
+            ),
         },
         level="middle",
         goal="estimate a KL by sampling",
@@ -299,18 +346,34 @@ EXERCISES = {
         _bits_per_pixel,
         _bits_cases,
         {
-            "those are nats: a bit is log 2 of them": _bits_with(base=1.0),
-            "per pixel of the picture, not per position of the latent": _bits_with(
+            "These are nats: divide by log 2.": _bits_with(base=1.0),
+            "Divide by the pixels of the picture, not by the positions of the latent.": _bits_with(
                 pixels=lambda c, h, w, f: h * w
             ),
-            "a position of the latent covers factor² pixels": _bits_with(
+            "A position of the latent covers factor² pixels.": _bits_with(
                 pixels=lambda c, h, w, f: h * w * f
             ),
-            "sum over the channels too": _bits_with(pixels=lambda c, h, w, f: c * h * w * f * f),
-            "the ½ in front of the KL is missing": _bits_with(
+            "Sum over the channels: only the pixels divide.": _bits_with(
+                pixels=lambda c, h, w, f: c * h * w * f * f
+            ),
+            "The ½ in front of the KL is missing.": _bits_with(
                 terms=lambda m, v: m**2 + v.exp() - 1 - v
             ),
-            "a bit is a natural logarithm of 2, not of 10": _bits_with(base=math.log(10)),
+            "A bit is log 2 nats, and log 2 is the natural logarithm of 2, not of 10.": (
+                _bits_with(base=math.log(10))
+            ),
+            "Divide the nats by log 2: a bit is less than a nat, so there are more of them.": (
+                _bits_with(base=1 / _LOG2)
+            ),
+            "These are bits of the whole picture: divide by its pixels.": _bits_with(
+                pixels=lambda c, h, w, f: 1
+            ),
+            "Return one number for each picture, not their mean.": lambda m, v, f: _bits_per_pixel(
+                m, v, f
+            ).mean(),
+            "logvar is the logarithm of the variance: its exponential is the variance already.": (
+                _bits_with(terms=lambda m, v: (m**2 + (2 * v).exp() - 1 - 2 * v) / 2)
+            ),
         },
         level="middle",
         goal="weigh a latent in bits per pixel",
@@ -319,14 +382,20 @@ EXERCISES = {
         _best_std,
         _best_std_cases,
         {
-            "that is the variance": lambda g, w: w / (w + 2 * g**2),
-            "the KL has a ½ in front": lambda g, w: (w / (w + g**2)).sqrt(),
-            "the KL's own σ² is missing: it matters when the weight is not small": lambda g, w: (
-                (w / 2).sqrt() / g
-            ),
-            "σ falls with the slope: noise costs more where the decoder is steep": lambda g, w: (
+            "This is the variance: take the root.": lambda g, w: w / (w + 2 * g**2),
+            "The KL has a ½ in front.": lambda g, w: (w / (w + g**2)).sqrt(),
+            "The σ_q² of the KL is missing; it matters when the weight is not "
+            "small.": lambda g, w: (w / 2).sqrt() / g,
+            "σ_q falls with the slope: noise costs more where the decoder is steep.": lambda g, w: (
                 2 * g**2 / (w + 2 * g**2)
             ).sqrt(),
+            "The slope is squared in what the noise costs.": lambda g, w: (w / (w + 2 * g)).sqrt(),
+            "The derivative of log σ_q² is 2/σ_q, not 1/σ_q.": (
+                lambda g, w: (w / (2 * w + 4 * g**2)).sqrt()
+            ),
+            "The slope is missing: it multiplies what the noise costs.": lambda g, w: (
+                (w / (w + 2)).sqrt() + 0 * g
+            ),
         },
         level="middle",
         goal="weigh noise in the latent against the KL: where its spread settles",
@@ -335,19 +404,29 @@ EXERCISES = {
         _best_logvar,
         _best_logvar_cases,
         {
-            "one s serves all numbers: the log of the mean, not the mean of logs": _logvar_with(
-                lambda r: r.log().mean(), lambda s, r: 1 + s
-            ),
-            "per number: the mean, not the sum": _logvar_with(
+            "One ℓ serves all numbers: take the log of the mean, not the mean of "
+            "the logs.": _logvar_with(lambda r: r.log().mean(), lambda s, r: 1 + s),
+            "The mean of nll is asked for: take the mean of rec, not the sum.": _logvar_with(
                 lambda r: r.sum().log(), lambda s, r: 1 + s
             ),
-            "at the minimum rec/exp(s) is 1, not 0": _logvar_with(
+            "At the minimum rec/exp(ℓ) is 1, not 0.": _logvar_with(
                 lambda r: r.mean().log(), lambda s, r: s
             ),
-            "half of it: exp(s) divides the loss itself, no root": _logvar_with(
+            "This is half of it: exp(ℓ) divides rec itself, without a root.": _logvar_with(
                 lambda r: r.mean().log() / 2, lambda s, r: 1 + s
             ),
-            "that is exp(s)": _logvar_with(lambda r: r.mean(), lambda s, r: 1 + r.mean().log()),
+            "This is exp(ℓ): take the logarithm.": _logvar_with(
+                lambda r: r.mean(), lambda s, r: 1 + r.mean().log()
+            ),
+            "The sign of ℓ is wrong: rec/exp(ℓ) is 1 at the minimum.": _logvar_with(
+                lambda r: -r.mean().log(), lambda s, r: 1 + s
+            ),
+            "The errors are absolute already: do not square them.": _logvar_with(
+                lambda r: (r**2).mean().log(), lambda s, r: 1 + s
+            ),
+            "The smallest nll is rec/exp(ℓ) + ℓ at this ℓ, which is not rec itself.": _logvar_with(
+                lambda r: r.mean().log(), lambda s, r: r.mean()
+            ),
         },
         level="easy",
         goal="find what the log variance of the loss would come to if it were learned",
@@ -356,23 +435,32 @@ EXERCISES = {
         _expected_scale,
         _scale_cases,
         {
-            "the noise of the samples adds its variance": lambda m, v: m.var(correction=0) ** -0.5,
-            "the variance is about the mean of all latents, not about 0": lambda m, v: (
+            "The noise of the samples adds its variance.": lambda m, v: m.var(correction=0) ** -0.5,
+            "The variance is about the mean of all latents, not about 0.": lambda m, v: (
                 ((m**2).mean() + v.exp().mean()) ** -0.5
             ),
-            "that is the standard deviation; the factor is 1 over it": lambda m, v: (
+            "This is the standard deviation; the factor is 1 over it.": lambda m, v: (
                 (m.var(correction=0) + v.exp().mean()) ** 0.5
             ),
-            "that is 1 over the variance": lambda m, v: 1 / (m.var(correction=0) + v.exp().mean()),
-            "variances add up, standard deviations do not": lambda m, v: (
+            "This is 1 over the variance: take the root.": lambda m, v: (
+                1 / (m.var(correction=0) + v.exp().mean())
+            ),
+            "Variances add up, standard deviations do not.": lambda m, v: (
                 1 / (m.std(correction=0) + (v / 2).exp().mean())
             ),
-            "average the variances, not the standard deviations": lambda m, v: (
+            "Average the variances, not the standard deviations.": lambda m, v: (
                 (m.var(correction=0) + (v / 2).exp().mean() ** 2) ** -0.5
             ),
-            "divide by n, as the paper does, not by n - 1": lambda m, v: (
+            "Divide by n, as the formula does, not by n - 1.": lambda m, v: (
                 (m.var() + v.exp().mean()) ** -0.5
             ),
+            "The samples' variance is exp(logvar), not logvar.": lambda m, v: (
+                (m.var(correction=0) + v.mean().abs()) ** -0.5
+            ),
+            "One factor serves all channels: return one number, not one for each.": lambda m, v: (
+                (m.var((0, 2, 3), correction=0) + v.exp().mean((0, 2, 3))) ** -0.5
+            ),
+            "The variance of the means is missing.": lambda m, v: v.exp().mean() ** -0.5,
         },
         level="middle",
         goal="estimate the scale factor without drawing samples",
@@ -381,12 +469,22 @@ EXERCISES = {
         _effective,
         _effective_cases,
         {
-            "a standard deviation enters a variance as its square": lambda ab, k: (
+            "A standard deviation enters a variance as its square.": lambda ab, k: (
                 k * ab / (k * ab + 1 - ab)
             ),
-            "divided back to variance 1: signal and noise share the whole": lambda ab, k: k**2 * ab,
-            "upside down: wide latents drown less": lambda ab, k: ab / (ab + k**2 * (1 - ab)),
-            "the noise has variance 1-ᾱ, not 1": lambda ab, k: k**2 * ab / (k**2 * ab + 1),
+            "After the division signal and noise have the variance 1 together: "
+            "divide by their sum.": lambda ab, k: k**2 * ab,
+            "This is upside down: wider latents have more signal.": lambda ab, k: (
+                ab / (ab + k**2 * (1 - ab))
+            ),
+            "The noise has the variance 1-ᾱ, not 1.": lambda ab, k: k**2 * ab / (k**2 * ab + 1),
+            "This is the SNR: divide the signal by signal plus noise.": lambda ab, k: (
+                k**2 * ab / (1 - ab)
+            ),
+            "This is the standard deviation's share: ᾱ is a share of the variance.": lambda ab, k: (
+                k**2 * ab / (k**2 * ab + 1 - ab)
+            ).sqrt(),
+            "Nothing is changed: wider latents have more signal.": lambda ab, k: ab,
         },
         level="middle",
         goal="see a wrong scale factor as another noise schedule",

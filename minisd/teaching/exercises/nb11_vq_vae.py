@@ -84,6 +84,11 @@ def _sum_with(divide, unused):
     return update
 
 
+def _chosen(indices, codes):
+    """How many vectors chose each code, (K, 1)."""
+    return torch.bincount(indices, minlength=len(codes))[:, None]
+
+
 def _assigned_cases(generator):
     for n, k, d in [(12, 4, 2), (5, 8, 3), (40, 3, 2)]:
         z, codes = _randn(generator, 2, max(n, k), d)
@@ -147,7 +152,7 @@ def _bits_with(each, side=lambda f: f * f, pixel=24):
 
 
 def _bits_cases(generator):
-    return [(256, 256, 4, 8192), (256, 256, 8, 16384), (512, 384, 16, 16384), (64, 64, 8, 1000)]
+    return [(64, 64, 8, 1000), (256, 256, 4, 8192), (256, 256, 8, 16384), (512, 384, 16, 16384)]
 
 
 EXERCISES = {
@@ -155,16 +160,24 @@ EXERCISES = {
         _nearest,
         _nearest_cases,
         {
-            "that is the farthest code: argmin, not argmax": _nearest_with(
+            "this finds the farthest code: take argmin, not argmax": _nearest_with(
                 lambda z, e: -torch.cdist(z, e)
             ),
-            "the longest code is not the nearest: ‖e‖² is missing": _nearest_with(
+            "‖e‖² is missing, so long codes win although they are not the nearest": _nearest_with(
                 lambda z, e: -z @ e.T
             ),
-            "the cross term is 2 z·e": _nearest_with(lambda z, e: (e**2).sum(1) - z @ e.T),
-            "the sign of the cross term": _nearest_with(lambda z, e: (e**2).sum(1) + 2 * z @ e.T),
-            "a vector runs along the channels: move them last before you flatten": _nearest_with(
-                torch.cdist, lambda z: z.reshape(-1, z.shape[1])
+            "the product z·e has the factor 2": _nearest_with(lambda z, e: (e**2).sum(1) - z @ e.T),
+            "the product z·e is subtracted, not added": _nearest_with(
+                lambda z, e: (e**2).sum(1) + 2 * z @ e.T
+            ),
+            "the expansion has the squared length ‖e‖², not the length ‖e‖": _nearest_with(
+                lambda z, e: e.norm(dim=1) - 2 * z @ e.T
+            ),
+            "the distance is squared before it is summed: sum (z - e)², not sum (z - e)": (
+                _nearest_with(lambda z, e: (z.sum(1, keepdim=True) - e.sum(1)).abs())
+            ),
+            "a vector of z runs along its second dimension: move it last before you flatten": (
+                _nearest_with(torch.cdist, lambda z: z.reshape(-1, z.shape[1]))
             ),
         },
         tolerance=0,
@@ -175,15 +188,23 @@ EXERCISES = {
         _st_gradient,
         _vector_cases,
         {
-            "the loss is computed at e, where the decoder was, not at z": lambda z, e, a, y: (
-                2 * a * (a * z - y)
+            "the decoder gets the code e, so the gradient is taken at e, not at z": (
+                lambda z, e, a, y: 2 * a * (a * z - y)
             ),
-            "argmin has gradient 0, but the straight-through estimator skips it": (
+            "0 is the true gradient; the straight-through estimator replaces it": (
                 lambda z, e, a, y: 0 * z
             ),
-            "the 2 of the square is missing": lambda z, e, a, y: a * (a * e - y),
+            "the factor 2 of the square's derivative is missing": lambda z, e, a, y: (
+                a * (a * e - y)
+            ),
             "the inner derivative a is missing": lambda z, e, a, y: 2 * (a * e - y),
-            "the sign: d/dz (a z - y)²": lambda z, e, a, y: 2 * a * (y - a * e),
+            "the derivatives 2 and a are both missing": lambda z, e, a, y: a * e - y,
+            "the sign is turned: the derivative of (a z - y)² is 2 a (a z - y)": (
+                lambda z, e, a, y: 2 * a * (y - a * e)
+            ),
+            "L is a sum, so nothing is divided by the number of elements": lambda z, e, a, y: (
+                2 * a * (a * e - y) / e.numel()
+            ),
         },
         level="easy",
         goal="pass a gradient straight through the quantiser",
@@ -192,31 +213,56 @@ EXERCISES = {
         _vq_gradients,
         _gradient_cases,
         {
-            "β belongs to the term that moves z (legacy order, or sg swapped)": _gradients_with(
-                lambda d, b: 2 * d, lambda d, b: -2 * b * d
+            "β belongs to the gradient of z: the commitment moves z, the codebook term e": (
+                _gradients_with(lambda d, b: 2 * d, lambda d, b: -2 * b * d)
             ),
-            "each term moves one side only: sg holds the other still": _gradients_with(
+            "each term moves one side only, because sg has the gradient 0": _gradients_with(
                 lambda d, b: 2 * (1 + b) * d, lambda d, b: -2 * (1 + b) * d
             ),
-            "the sign of the code's gradient: it is pulled towards z": _gradients_with(
+            "the gradient of e has the wrong sign: it is 2 (e - z)": _gradients_with(
                 lambda d, b: 2 * b * d, lambda d, b: 2 * d
             ),
-            "both signs: a gradient points uphill, away from the other": _gradients_with(
+            "the gradient of z has the wrong sign: it is 2 β (z - e)": _gradients_with(
+                lambda d, b: -2 * b * d, lambda d, b: -2 * d
+            ),
+            "both signs are turned: a gradient points to where the loss grows": _gradients_with(
                 lambda d, b: -2 * b * d, lambda d, b: 2 * d
             ),
-            "the 2 of the squares is missing": _gradients_with(lambda d, b: b * d, lambda d, b: -d),
+            "the factor 2 of the squares' derivatives is missing": _gradients_with(
+                lambda d, b: b * d, lambda d, b: -d
+            ),
+            "the order is turned: first the gradient of z, then the gradient of e": (
+                _gradients_with(lambda d, b: -2 * d, lambda d, b: 2 * b * d)
+            ),
+            "the gradient of z has the factor β of the commitment": _gradients_with(
+                lambda d, b: 2 * d, lambda d, b: -2 * d
+            ),
+            "the loss has sums, so nothing is divided by the number of elements": _gradients_with(
+                lambda d, b: 2 * b * d / d.numel(), lambda d, b: -2 * d / d.numel()
+            ),
+            "β stands before the square, so it is not squared": _gradients_with(
+                lambda d, b: 2 * b * b * d, lambda d, b: -2 * d
+            ),
         },
         level="middle",
         goal="tell which term of the VQ loss moves what",
     ),
     "legacy_to_paper": Exercise(
         _legacy,
-        lambda generator: [(0.25, 1.0), (0.5, 2.0), (2.0, 0.3), (1.0, 1.0)],
+        lambda generator: [(2.0, 0.3), (0.25, 1.0), (0.5, 2.0), (1.0, 1.0)],
         {
-            "the ratio of the two terms turns over: β becomes 1/β": lambda b, w: (b, w * b),
-            "the weight must also change: the code's term had w β": lambda b, w: (1 / b, w),
-            "divided where it should be multiplied": lambda b, w: (1 / b, w / b),
-            "β and the weight are swapped": lambda b, w: (w * b, 1 / b),
+            "the ratio of the two terms turns over, so β becomes 1/β": lambda b, w: (b, w * b),
+            "the weight changes too: the codebook term had the factor w β": lambda b, w: (1 / b, w),
+            "the weight is multiplied by β, not divided": lambda b, w: (1 / b, w / b),
+            "the answer has β first and the weight second": lambda b, w: (w * b, 1 / b),
+            "nothing is changed, but the two orders give different gradients": lambda b, w: (b, w),
+            "β in the paper's order is a ratio of the two terms, so the weight is not in it": (
+                lambda b, w: (w / b, w * b)
+            ),
+            "the two numbers stay apart: β becomes 1/β, and only the weight gets a factor": (
+                lambda b, w: (w * b, w)
+            ),
+            "β becomes 1/β, not w": lambda b, w: (w, w * b),
         },
         level="middle",
         goal="translate the official legacy order of beta into the paper's",
@@ -225,18 +271,27 @@ EXERCISES = {
         _mean_code,
         _assigned_cases,
         {
-            "divide by how many chose this code, not by all": _sum_with(
+            "divide by the number of vectors that chose this code, not by all": _sum_with(
                 lambda n, all_, k: all_, lambda codes: codes
             ),
-            "the mean, not the sum": _sum_with(lambda n, all_, k: 1.0, lambda codes: codes),
-            "a code that nobody chose stays where it is": _sum_with(
+            "the minimum is the mean of the vectors, and this is their sum": _sum_with(
+                lambda n, all_, k: 1.0, lambda codes: codes
+            ),
+            "a code that no vector chose keeps its place, and here it becomes 0": _sum_with(
                 lambda n, all_, k: n.clamp(min=1), lambda codes: 0 * codes
             ),
-            "the mean of no vectors is nan: a code that nobody chose stays": _sum_with(
+            "the mean of no vectors is nan: a code that no vector chose keeps its place": _sum_with(
                 lambda n, all_, k: n, lambda codes: codes * math.nan
             ),
-            "divide by the number of vectors of this code, not of codes": _sum_with(
-                lambda n, all_, k: k, lambda codes: codes
+            "divide by the number of vectors that chose this code, not by the number of codes": (
+                _sum_with(lambda n, all_, k: k, lambda codes: codes)
+            ),
+            "nothing is moved: these are the old codes": lambda z, indices, codes: codes,
+            "the old code is not part of the mean": lambda z, indices, codes: (
+                _sum_with(lambda n, all_, k: n + 1, lambda codes: codes)(z, indices, codes)
+                + torch.where(
+                    _chosen(indices, codes) > 0, codes / (_chosen(indices, codes) + 1), 0 * codes
+                )
             ),
         },
         level="easy",
@@ -249,17 +304,37 @@ EXERCISES = {
             "decay and 1 - decay are swapped": _ema_with(
                 lambda n, s, c, m, y: ((1 - y) * m + y * s) / ((1 - y) * c + y * n)[:, None]
             ),
-            "the code is the sums over the counts, both averaged; yours are the sums": _ema_with(
+            "these are the new sums; a code is the new sums divided by the new counts": _ema_with(
                 lambda n, s, c, m, y: y * m + (1 - y) * s
             ),
-            "the counts must be averaged as well": _ema_with(
+            "the counts must be updated too, before you divide by them": _ema_with(
                 lambda n, s, c, m, y: (y * m + (1 - y) * s) / c[:, None]
             ),
-            "average sums and counts first and divide last, not the codes": _ema_with(
+            "the sums must be updated too, before you divide them": _ema_with(
+                lambda n, s, c, m, y: m / (y * c + (1 - y) * n)[:, None]
+            ),
+            "update sums and counts first and divide last: this averages the codes": _ema_with(
                 lambda n, s, c, m, y: y * m / c[:, None] + (1 - y) * s / n.clamp(min=1)[:, None]
             ),
-            "the new part has the weight 1 - decay": _ema_with(
+            "the batch's part has the weight 1 - decay, and here it has 1": _ema_with(
                 lambda n, s, c, m, y: (y * m + s) / (y * c + n)[:, None]
+            ),
+            "the decay is missing: old and new parts are added with weight 1": _ema_with(
+                lambda n, s, c, m, y: (m + s) / (c + n)[:, None]
+            ),
+            "these are the means of the batch alone, without the running sums": _ema_with(
+                lambda n, s, c, m, y: s / n.clamp(min=1)[:, None]
+            ),
+            "divide by the new running counts, not by the counts of the batch": _ema_with(
+                lambda n, s, c, m, y: (y * m + (1 - y) * s) / n.clamp(min=1)[:, None]
+            ),
+            "nothing is updated: this is the old code": _ema_with(
+                lambda n, s, c, m, y: m / c[:, None]
+            ),
+            "m is updated with the sum of the batch's vectors, not with their mean": _ema_with(
+                lambda n, s, c, m, y: (
+                    (y * m + (1 - y) * s / n.clamp(min=1)[:, None]) / (y * c + (1 - y) * n)[:, None]
+                )
             ),
         },
         level="middle",
@@ -269,23 +344,38 @@ EXERCISES = {
         _perplexity,
         _perplexity_cases,
         {
-            "that is the entropy: take exp of it": _perplexity_with(
+            "this is the entropy; the perplexity is exp of it": _perplexity_with(
                 lambda p, k: torch.special.entr(p).sum()
             ),
-            "that counts the codes in use, a rare one as much as a common one": _perplexity_with(
+            "this counts the codes in use, a rare one as much as a common one": _perplexity_with(
                 lambda p, k: (p > 0).sum()
             ),
-            "0 log 0 is 0, not nan": _perplexity_with(lambda p, k: (-(p * p.log()).sum()).exp()),
-            "the sign of the entropy": _perplexity_with(
+            "0 log 0 counts as 0, and here it gives nan": _perplexity_with(
+                lambda p, k: (-(p * p.log()).sum()).exp()
+            ),
+            "the sign is missing: the entropy is minus the sum of p log p": _perplexity_with(
                 lambda p, k: (-torch.special.entr(p).sum()).exp()
             ),
-            "sum p log p, not its mean over the codes": _perplexity_with(
+            "the entropy is the sum of -p log p, not its mean over the codes": _perplexity_with(
                 lambda p, k: torch.special.entr(p).mean().exp()
             ),
-            "logarithm and power need the same base": _perplexity_with(
+            "the logarithm is natural, so the power is exp and not 2 to the ...": _perplexity_with(
                 lambda p, k: 2 ** torch.special.entr(p).sum()
             ),
+            "the logarithm is to base 2, so it does not go with exp": _perplexity_with(
+                lambda p, k: (torch.special.entr(p).sum() / math.log(2)).exp()
+            ),
+            "this is the entropy in bits; the perplexity is 2 to its power": _perplexity_with(
+                lambda p, k: torch.special.entr(p).sum() / math.log(2)
+            ),
+            "1 / sum p² is another measure of usage; the perplexity has p log p": _perplexity_with(
+                lambda p, k: 1 / (p**2).sum()
+            ),
+            "this is the share of the codebook: do not divide by the number of codes": (
+                _perplexity_with(lambda p, k: torch.special.entr(p).sum().exp() / k)
+            ),
         },
+        tolerance=1e-4,  # counts / number, as torch divides them, is float32
         level="easy",
         goal="measure how much of a codebook is used",
         given=("perplexity",),
@@ -294,15 +384,38 @@ EXERCISES = {
         _code_bits,
         _bits_cases,
         {
-            "both sides shrink: factor² pixels for each code": _bits_with(
+            "both sides shrink, so a code stands for factor² pixels": _bits_with(
                 lambda k: math.ceil(math.log2(k)), lambda f: f
             ),
-            "a code of K needs log2 K bits, not K": _bits_with(lambda k: k),
-            "bits: the logarithm to base 2": _bits_with(lambda k: math.ceil(math.log(k))),
-            "a picture has 3 bytes for each pixel": _bits_with(
+            "an index into K codes needs log2 K bits, not K": _bits_with(lambda k: k),
+            "bits need the logarithm to base 2, not the natural one": _bits_with(
+                lambda k: math.ceil(math.log(k))
+            ),
+            "a picture has 3 bytes for each pixel, 24 bits and not 8": _bits_with(
                 lambda k: math.ceil(math.log2(k)), pixel=8
             ),
-            "whole bits: round up": _bits_with(math.log2),
+            "a byte has 8 bits: 3 bytes for each pixel are 24 bits": _bits_with(
+                lambda k: math.ceil(math.log2(k)), pixel=3
+            ),
+            "an index has a whole number of bits: round log2 K up": _bits_with(math.log2),
+            "round up: with rounding down, not every index fits": _bits_with(
+                lambda k: math.floor(math.log2(k))
+            ),
+            "the ratio is turned: divide the picture's bits by the index map's": (
+                lambda h, w, factor, codes: (
+                    (bits := (h // factor) * (w // factor) * math.ceil(math.log2(codes))),
+                    bits / (24 * h * w),
+                )
+            ),
+            "the answer has the bits first and the ratio second": lambda h, w, factor, codes: (
+                _code_bits(h, w, factor, codes)[::-1]
+            ),
+            "the bits of an index are log2 of the number of codes, which is not always 8192": (
+                _bits_with(lambda k: 13)
+            ),
+            "the map has (h / factor) (w / factor) indices, and here no side shrinks": _bits_with(
+                lambda k: math.ceil(math.log2(k)), lambda f: 1
+            ),
         },
         level="easy",
         goal="count the bits of an index map",

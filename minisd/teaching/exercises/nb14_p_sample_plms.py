@@ -40,6 +40,16 @@ def _call_to_zero(S, i):
     return t, index, t_next if index else 0
 
 
+def _call_shifted(S, i):
+    t, index, t_next = _plms_call(S, i)
+    return t - 1, index, t_next - 1
+
+
+def _call_from_below(S, i):
+    grid = _ddim_timesteps(S)
+    return grid[i], i, grid[min(i + 1, len(grid) - 1)]
+
+
 def _step_alphas(index, S, use_original_steps, ab):
     if use_original_steps:
         return ab[index + 1], ab[index]
@@ -93,10 +103,82 @@ def _modified(power=0.5, sign=-1, table=lambda ac: 1 - ac, shift=0, which=slice(
     return modify_score
 
 
+def _without_scale(e_t, grad, t, alphas_cumprod, scale):
+    return _modified()(e_t, grad, t, alphas_cumprod, 1.0)
+
+
 def _modify_cases(g):
     for shape, scale in zip(SHAPES, (1.0, 2.5, -0.5), strict=True):
         t = torch.randint(1, 998, (shape[0],), generator=g)
         yield _normal(g, *shape), _normal(g, *shape), t, AB[1:], scale
+
+
+def cosine_network(x, t, c):
+    """ε for x (b, ...), a stand-in for a U-Net that counts its times from 0."""
+    told = c.mean(1).reshape(-1, *[1] * (x.ndim - 1))
+    level = (torch.as_tensor(t).reshape(-1, *[1] * (x.ndim - 1)) + 1) / 1000
+    return torch.cos(x + 2 * told + 3 * level) + told
+
+
+def bending_score(model, e_t, x, t, c):
+    """A corrector's method: it bends ε, and calls the model once."""
+    return torch.tanh(e_t) + 0.2 * x + 0.1 * model(x, t, c)
+
+
+def _output(
+    order="guided first", swapped=False, scale="g", none="c", given="c", corrects=True, later=0
+):
+    """The official get_model_output, and its slips."""
+
+    def get_model_output(apply_model, x, t, c, uncond, g, modify_score):
+        t = t + later
+
+        def corrected(e_t, which=c):
+            if modify_score is None or not corrects:
+                return e_t
+            return modify_score(apply_model, e_t, x, t, which)
+
+        if uncond is None and none == "zeros":
+            uncond = torch.zeros_like(c)
+        e_c = apply_model(x, t, c)
+        if uncond is None:
+            return corrected(e_c) if none != "bare" else e_c
+        e_u = apply_model(x, t, uncond)
+        if swapped:
+            e_u, e_c = e_c, e_u
+        if order == "corrected first":
+            e_u, e_c = corrected(e_u, uncond), corrected(e_c)
+        if order == "prompt corrected":
+            e_c = corrected(e_c)
+        e_t = {"g": e_u + g * (e_c - e_u), "w": e_c + g * (e_c - e_u), "none": e_c}[scale]
+        if order != "guided first":
+            return e_t
+        return corrected(e_t, c if given == "c" else uncond)
+
+    return get_model_output
+
+
+def _output_cases(g):
+    for shape, scale, corrector in zip(
+        [(2, 4), (3, 2, 2, 2), (2, 3), (1, 5)],
+        (7.5, 2.0, 3.0, 1.0),
+        (None, bending_score, bending_score, bending_score),
+        strict=True,
+    ):
+        b = shape[0]
+        t = torch.randint(1, 999, (b,), generator=g)
+        yield (
+            cosine_network,
+            _normal(g, *shape),
+            t,
+            _normal(g, b, 3),
+            _normal(g, b, 3),
+            scale,
+            corrector,
+        )
+    x, c = _normal(g, 2, 4), _normal(g, 2, 3)
+    yield cosine_network, x, torch.tensor([981, 981]), c, None, 7.5, None
+    yield cosine_network, -x, torch.tensor([1, 21]), c, None, 1.0, bending_score
 
 
 # ---- quantize_denoised --------------------------------------------------------------------
@@ -124,6 +206,10 @@ def _shift_at_the_end(x, e_t, a_t, a_prev, codes):
 
 def _shift_of_x(x, e_t, a_t, a_prev, codes):
     return sqrt(a_prev) * (_nearest(x, codes) - x)
+
+
+def _with_quantising(x, e_t, a_t, a_prev, codes):
+    return sqrt(a_prev) * _nearest(pred_x0(x, e_t, a_t), codes) + sqrt(1 - a_prev) * e_t
 
 
 def _shift_cases(g):
@@ -225,6 +311,11 @@ def _kept_of_x0(w, ab_t, ab_s):
     return sqrt((1 - ab_t) / ab_t) * w.norm()
 
 
+def _kept_of_z0(w, ab_t, ab_s):
+    a, b = _shares(ab_t, ab_s)
+    return a * (1 - w[0]) + b * w[0]
+
+
 def _kept_cases(g):
     for order, t, s in [(4, 2, 1), (1, 2, 1), (2, 22, 2), (4, 42, 22), (3, 502, 482)]:
         w = torch.tensor([float(b) for b in adams_bashforth(order)], dtype=torch.float64)
@@ -237,23 +328,27 @@ EXERCISES = {
         _plms_call,
         _call_cases,
         {
-            "t and t_next are what the network was trained with, the paper's times less 1": (
+            "t and t_next are in the network's counting, the paper's times less 1.": (
                 lambda S, i: tuple(a + b for a, b in zip(_plms_call(S, i), (1, 0, 1), strict=True))
             ),
-            "index counts down: it points into tables that rise with the time": lambda S, i: (
+            "index counts down: it is a row of tables that rise with the time.": lambda S, i: (
                 _plms_call(S, i)[0],
                 i,
                 _plms_call(S, i)[2],
             ),
-            "index starts at the length of the grid less 1; the grid may be longer than S": (
+            "index starts at the length of the grid less 1; the grid may be longer than S.": (
                 lambda S, i: (_plms_call(S, i)[0], S - i - 1, _plms_call(S, i)[2])
             ),
-            "after the last step t_next has nowhere to go: min(i + 1, len - 1) lets it stay": (
-                _call_to_zero
-            ),
-            "the loop starts at the noisy end": lambda S, i: (
+            "In the last round there is no next time: t_next stays at t.": (_call_to_zero),
+            "The loop starts at the noisy end, with the largest time.": lambda S, i: (
                 _ddim_timesteps(S)[i],
                 *_plms_call(S, i)[1:],
+            ),
+            "The list holds the network's times already: no 1 is to be subtracted.": (
+                _call_shifted
+            ),
+            "The loop goes through the list from its end, and index counts down.": (
+                _call_from_below
             ),
         },
         level="easy",
@@ -263,13 +358,15 @@ EXERCISES = {
         _step_alphas,
         _alphas_cases,
         {
-            "swapped: a_t is the noisier one, the smaller": lambda *case: _step_alphas(*case)[::-1],
-            "an entry i of alphas_cumprod is ᾱ of the paper's t = i + 1": _alphas_not_shifted,
-            "index counts grid points; only with use_original_steps it is a time": _index_as_time,
-            "the short tables end at alphas_cumprod[0], which is not 1": _alphas_that_end(
-                lambda original, ab: ab[0]
+            "They are swapped: a_t belongs to the noisier time and is the smaller.": lambda *case: (
+                _step_alphas(*case)[::-1]
             ),
-            "alphas_cumprod_prev begins with 1: all original steps lead to the data": (
+            "The times are shifted by 1: alphas_cumprod[i] is ᾱ at t = i + 1.": _alphas_not_shifted,
+            "index counts grid points; only with use_original_steps is it a time.": _index_as_time,
+            "The short tables end at alphas_cumprod[0], ᾱ at t = 1, which is not 1.": (
+                _alphas_that_end(lambda original, ab: ab[0])
+            ),
+            "alphas_cumprod_prev begins with 1: the original steps end on the data, at t = 0.": (
                 _alphas_that_end(lambda original, ab: ab[1])
             ),
         },
@@ -280,12 +377,19 @@ EXERCISES = {
         lambda T, S: (T - 1) % (T // S) == 0,
         _crash_cases,
         {
-            "not T but T - 1: the largest multiple of the stride must be T - 1 itself": (
+            "T - 1, not T, must be a multiple of the stride: the 1 is added afterwards.": (
                 lambda T, S: T % (T // S) == 0
             ),
-            "the stride T // S must divide it, not S": lambda T, S: (T - 1) % S == 0,
-            "a stride of 1 always crashes; other strides do as well": lambda T, S: T // S == 1,
-            "the other way round: those run": lambda T, S: (T - 1) % (T // S) != 0,
+            "The stride T // S must divide T - 1, not S.": lambda T, S: (T - 1) % S == 0,
+            "A stride of 1 always runs past the table; other strides do as well.": lambda T, S: (
+                T // S == 1
+            ),
+            "True and False are exchanged: these grids stay inside the table.": lambda T, S: (
+                (T - 1) % (T // S) != 0
+            ),
+            "The question is not whether S divides T: some grids crash where it does not.": (
+                lambda T, S: T % S == 0
+            ),
         },
         level="easy",
         goal="say for which numbers of steps the official grid runs past its table",
@@ -294,13 +398,20 @@ EXERCISES = {
         lambda s: 1 - s,
         lambda g: [(7.5,), (1.0,), (0.0,), (2.0,), (0.5,), (-1.0,)],
         {
-            "a sign is not enough: at s = 1 the code returns its second half, here uncond": (
+            "A sign is not enough: at g = 1 the second half is returned, which is uncond here.": (
                 lambda s: -s
             ),
-            "the sign: where s is large, the picture is pushed away from the prompt": (
+            "The sign is wrong: a large g pushes the picture away from the prompt.": (
                 lambda s: s - 1
             ),
-            "it does change something: try s = 1": lambda s: s,
+            "The swap changes something: try g = 1.": lambda s: s,
+            "The swap is no division: write ε_c + g (ε_u - ε_c) as ε_u + g' (ε_c - ε_u).": (
+                lambda s: 1 / s if s else 0.0
+            ),
+            "The sign of g is wrong: the difference changes its sign.": (lambda s: 1 + s),
+            "The sign of the 1 is wrong: try g = 0, which returns the first half, the prompt's.": (
+                lambda s: -1 - s
+            ),
         },
         level="easy",
         goal="find the guidance that swapped halves amount to",
@@ -309,35 +420,77 @@ EXERCISES = {
         _modified(),
         _modify_cases,
         {
-            "a sign: ε points away from the data, the gradient towards it": _modified(sign=1),
-            "a root is missing: ε = -√(1-ᾱ) times the score": _modified(power=1.0),
-            "ᾱ for 1-ᾱ: the factor is the noise's share, √(1-ᾱ)": _modified(table=lambda ac: ac),
-            "t is the official index already: alphas_cumprod[t]": _modified(shift=-1),
-            "t is the official index already: alphas_cumprod[t], without + 1": _modified(shift=1),
-            "ε and the gradient differ by a factor √(1-ᾱ_t)": _modified(table=torch.ones_like),
-            "each sample has its own t; t[0] is only the first one's": _modified(which=0),
+            "The sign is wrong: ε points away from the data, the gradient towards them.": _modified(
+                sign=1
+            ),
+            "A root is missing: ε is -√(1-ᾱ) times the score.": _modified(power=1.0),
+            "ᾱ stands in place of 1-ᾱ: the factor is √(1-ᾱ), the amplitude of the noise.": (
+                _modified(table=lambda ac: ac)
+            ),
+            "t is the official index already: take alphas_cumprod[t], not [t - 1].": _modified(
+                shift=-1
+            ),
+            "t is the official index already: take alphas_cumprod[t], not [t + 1].": _modified(
+                shift=1
+            ),
+            "ε and the gradient of log p differ by a factor √(1-ᾱ_t), which is missing.": _modified(
+                table=torch.ones_like
+            ),
+            "Each sample has its own t; t[0] is only that of the first.": _modified(which=0),
+            "The scale is missing.": (_without_scale),
+            "Multiply the gradient by √(1-ᾱ); here it is divided by it.": (_modified(power=-0.5)),
         },
         level="middle",
         goal="write a score corrector, in the official indices",
+    ),
+    "get_model_output": Exercise(
+        _output(),
+        _output_cases,
+        {
+            "The order: first guidance, then the corrector on the guided ε.": (
+                _output(order="corrected first")
+            ),
+            "The corrector acts on the guided ε, not on the prompt's prediction before guidance.": (
+                _output(order="prompt corrected")
+            ),
+            "The halves are swapped: the first is the unconditional one.": _output(swapped=True),
+            "The scale is SD's g, e_u + g (e_c - e_u), not the paper's w = g - 1.": (
+                _output(scale="w")
+            ),
+            "Guidance is missing: this is the prediction with c alone.": _output(scale="none"),
+            "Without unconditional_conditioning there is no guidance; zeros are a conditioning.": (
+                _output(none="zeros")
+            ),
+            "The corrector is called without guidance, too.": _output(none="bare"),
+            "The corrector is given c, not unconditional_conditioning.": _output(given="uncond"),
+            "The corrector is missing: its result takes the place of e_t.": _output(corrects=False),
+            "t is in the network's counting already: pass it on as it is.": (_output(later=1)),
+        },
+        level="middle",
+        goal="write get_model_output in the official order",
     ),
     "quantize_shift": Exercise(
         _quantize_shift,
         _shift_cases,
         {
-            "a sign: what it is with quantising, less what it is without": lambda *case: (
+            "The sign is wrong: it is x_prev with quantising minus x_prev without.": lambda *case: (
                 -_quantize_shift(*case)
             ),
-            "pred_x0 enters x_prev with a factor √a_prev": lambda x, e, a_t, a_prev, codes: (
-                _quantize_shift(x, e, a_t, 1.0, codes)
+            "pred_x0 enters x_prev with a factor √a_prev, which is missing.": (
+                lambda x, e, a_t, a_prev, codes: _quantize_shift(x, e, a_t, 1.0, codes)
             ),
-            "a root is missing: the factor is √a_prev": lambda x, e, a_t, a_prev, codes: (
+            "A root is missing: the factor is √a_prev.": lambda x, e, a_t, a_prev, codes: (
                 a_prev * _quantize_shift(x, e, a_t, 1.0, codes)
             ),
-            "e_t is not worked out anew from the quantised x0: dir_xt stays as it was": (
+            "e_t is not computed anew from the quantised x0: dir_xt stays as it was.": (
                 _shift_with_new_eps
             ),
-            "pred_x0 is quantised, not x_prev": _shift_at_the_end,
-            "pred_x0 is quantised, not x": _shift_of_x,
+            "pred_x0 is quantised, not x_prev.": _shift_at_the_end,
+            "pred_x0 is quantised, not x.": _shift_of_x,
+            "The factor of pred_x0 in x_prev is √a_prev, not √a_t.": (
+                lambda x, e, a_t, a_prev, codes: sqrt(a_t) * _quantize_shift(x, e, a_t, 1.0, codes)
+            ),
+            "This is x_prev with quantising; subtract x_prev without.": (_with_quantising),
         },
         level="middle",
         goal="compute by how much quantize_denoised moves a step",
@@ -353,19 +506,27 @@ EXERCISES = {
             (1, 5, 7, False),
         ],
         {
-            "sigma = 0 multiplies what was drawn; it was drawn all the same": lambda *case: 0,
-            "the first step computes x_prev twice": lambda S, b, d, r: (
+            "The numbers are multiplied by sigma = 0, but they are drawn all the same.": (
+                lambda *case: 0
+            ),
+            "The first step computes x_prev twice, so it draws twice.": lambda S, b, d, r: (
                 len(_ddim_timesteps(S)) * d * (1 if r else b)
             ),
-            "S = 30 makes 31 steps, S = 60 makes 63": lambda S, b, d, r: (
-                (S + 1) * d * (1 if r else b)
+            "The grid may be longer than S: S = 30 makes 31 steps, S = 60 makes 63.": (
+                lambda S, b, d, r: (S + 1) * d * (1 if r else b)
             ),
-            "repeat_noise draws for one sample": lambda S, b, d, r: _numbers_drawn(S, b, d, False),
-            "S is not the number of steps, and the first step draws twice": lambda S, b, d, r: (
-                S * d * (1 if r else b)
+            "repeat_noise draws for one sample only.": lambda S, b, d, r: _numbers_drawn(
+                S, b, d, False
             ),
-            "x_T was drawn before, and is not to be counted": lambda S, b, d, r: (
-                _numbers_drawn(S, b, d, r) + b * d
+            "S is not always the number of steps, and the first step draws twice.": (
+                lambda S, b, d, r: S * d * (1 if r else b)
+            ),
+            "x_T is not to be counted.": lambda S, b, d, r: _numbers_drawn(S, b, d, r) + b * d,
+            "These are the draws; each draw is of d numbers for a sample.": (
+                lambda S, b, d, r: _numbers_drawn(S, b, 1, r)
+            ),
+            "One extra draw is counted too many: only the first step draws twice.": (
+                lambda S, b, d, r: _numbers_drawn(S, b, d, r) + d * (1 if r else b)
             ),
         },
         level="middle",
@@ -375,14 +536,22 @@ EXERCISES = {
         lambda p: math.sqrt(1 - p),
         lambda g: [(0.5,), (0.0,), (0.1,), (0.75,), (0.99,)],
         {
-            "a root is missing: temperature multiplies the noise, not its variance": (
+            "A root is missing: temperature multiplies the noise, not its variance.": (
                 lambda p: 1 - p
             ),
-            "dropout has made the variance larger, so the temperature must be below 1": (
+            "Dropout has made the variance larger, so the temperature must be below 1.": (
                 lambda p: 1 / math.sqrt(1 - p)
             ),
-            "the kept numbers were divided by 1 - p, but not all were kept": lambda p: 1 / (1 - p),
-            "the variance does change: a share 1 - p is kept, divided by 1 - p": lambda p: 1.0,
+            "The kept numbers were divided by 1 - p; the temperature has to make them smaller.": (
+                lambda p: 1 / (1 - p)
+            ),
+            "The variance changes: a share 1 - p of the numbers is kept, each divided by 1 - p.": (
+                lambda p: 1.0
+            ),
+            "p is the share that is dropped; the share that is kept, 1 - p, counts.": (math.sqrt),
+            "The variance is 1/(1-p): its root is to be undone, not its square.": (
+                lambda p: (1 - p) ** 2
+            ),
         },
         level="easy",
         goal="see noise_dropout as a temperature",
@@ -391,16 +560,19 @@ EXERCISES = {
         _resume(),
         _resume_cases,
         {
-            "old_eps is oldest first, the weights newest first": _resume(reverse=True),
-            "the weights begin with the newest ε: e_t first, then the old ones": _resume(
+            "old_eps is oldest first, the weights are newest first: reverse the list.": _resume(
+                reverse=True
+            ),
+            "The weights begin with the newest ε: e_t first, then old_eps reversed.": _resume(
                 reverse=True, last=True
             ),
-            "e_t is the newest of all: it comes first": _resume(last=True),
-            "with a history the next step is no first step: use old_eps": _resume(forget=True),
-            "keep three old ε: your order rises beyond 4": _resume(keep=99),
-            "the order must rise to 4: keep three old ε, not two": _resume(keep=2),
-            "store e_t, not e_t_prime": _resume(store="prime"),
-            "x is at times[i]: the next step begins there": _resume(skip=1),
+            "e_t is the newest of all: it comes first, before the old ones.": _resume(last=True),
+            "With a history, the next step is no first step: use old_eps.": _resume(forget=True),
+            "Keep three old ε: here the order rises beyond 4.": _resume(keep=99),
+            "Keep three old ε, not two: the order must rise to 4.": _resume(keep=2),
+            "Store e_t, not e_t_prime.": _resume(store="prime"),
+            "x is at times[i]: the next step begins there, not one later.": _resume(skip=1),
+            "Keep three old ε: with four of them the order rises to 5.": (_resume(keep=4)),
         },
         level="hard",
         goal="go on with PLMS from the middle, with its old_eps",
@@ -409,17 +581,27 @@ EXERCISES = {
         _weights(),
         _weights_cases,
         {
-            "these weights are for equal steps; the times say how long the steps were": (
+            "These weights are for equal steps; compute them from the times.": (
                 lambda times, i: [float(b) for b in adams_bashforth(min(i + 1, 4))]
             ),
-            "newest first": lambda times, i: _weights()(times, i).flip(0),
-            "a mirror: u runs from 0 at times[i] to 1 at times[i+1], so the past is negative": (
+            "The order is turned round: the weights are wanted newest first.": lambda times, i: (
+                _weights()(times, i).flip(0)
+            ),
+            "The signs of u are wrong: u is 1 at times[i+1], so the past is negative.": (
                 _weights(mirror=True)
             ),
-            "four values at most: the new one and old_eps' three": _weights(back=5),
-            "old_eps holds three, and the new ε makes four": _weights(back=3),
-            "this is the polynomial at the end of the step; wanted is its average over it": (
+            "Four values at most are used: the new one and the three of old_eps.": _weights(back=5),
+            "Up to four values are used: old_eps holds three, the new ε makes four.": (
+                _weights(back=3)
+            ),
+            "This is the polynomial at the end of the step; wanted is its average over the step.": (
                 _weights(moment=lambda n: 1.0)
+            ),
+            "The weights do not add up to 1: the row for f = 1 has the integral 1.": (
+                _weights(moment=lambda n: 1 / (n + 1) if n else 0.0)
+            ),
+            "The step's length is not part of the weights, which add up to 1.": (
+                lambda times, i: (times[i + 1] - times[i]) * _weights()(times, i)
             ),
         },
         tolerance=1e-7,
@@ -430,16 +612,22 @@ EXERCISES = {
         _kept_noise,
         _kept_cases,
         {
-            "that is the noise left by a constant ε; here each ε is a new noise": (
+            "This is the noise that a constant ε leaves; here each ε is a new noise.": (
                 lambda w, ab_t, ab_s: sqrt(1 - ab_s)
             ),
-            "z_0 stands in x_t and in ε': add its two shares before squaring": _kept_apart,
-            "standard deviations of independent noises add up as squares": lambda w, ab_t, ab_s: (
+            "z_0 stands in x_t and in ε': add its two shares before squaring.": _kept_apart,
+            "This is the variance; its root is wanted.": lambda w, ab_t, ab_s: (
                 _kept_noise(w, ab_t, ab_s) ** 2
             ),
-            "that is the spread of pred_x0; x_prev is made of it and of dir_xt": _kept_of_x0,
-            "dir_xt alone is not all: pred_x0 is off as well": lambda w, ab_t, ab_s: (
+            "This is the error of pred_x0; x_s is made of pred_x0 and of dir_xt.": _kept_of_x0,
+            "This is dir_xt alone; pred_x0 is off as well.": lambda w, ab_t, ab_s: (
                 sqrt(1 - ab_s) * w.norm()
+            ),
+            "This is the share of z_0 alone; the other z_j add their squares.": (_kept_of_z0),
+            "x_t has the noise z_0, which stays in part: add its share to the factor of z_0.": (
+                lambda w, ab_t, ab_s: (
+                    abs(_shares(ab_t, ab_s)[1] - _shares(ab_t, ab_s)[0]) * w.norm()
+                )
             ),
         },
         level="hard",

@@ -136,6 +136,16 @@ def _two_s(slip=""):
         x_mid = ddim_step(x, eps, ab[t], ab[mid])
         eps_mid = eps_model(x if slip == "unmoved" else x_mid, mid)
         x0_mid = pred_x0(x if slip == "unmoved" else x_mid, eps_mid, ab[mid])
+        if slip == "half":
+            return x_mid
+        if slip == "x0":
+            return x0_mid
+        if slip == "extra":
+            x0_mid = 2 * x0_mid - x0
+        if slip == "old time":
+            x0_mid = pred_x0(x_mid, eps_model(x_mid, t), ab[mid])
+        if slip == "old ab":
+            x0_mid = pred_x0(x_mid, eps_mid, ab[t])
         if slip == "eps":
             return transfer(x, eps_mid, ab[t], ab[s])
         if slip == "from the middle":
@@ -171,6 +181,11 @@ def _two_m_old_eps(x_t, x0, x0_before, ab_before, ab_t, ab_s):
     return sqrt(ab_s) * mean + sqrt(1 - ab_s) * eps
 
 
+def _two_m_plus(x_t, x0, x0_before, ab_before, ab_t, ab_s):
+    r = (_lam(ab_t) - _lam(ab_before)) / (_lam(ab_s) - _lam(ab_t))
+    return x0_integral_step(x_t, (1 + 1 / (2 * r)) * x0 + x0_before / (2 * r), ab_t, ab_s)
+
+
 def _two_m_over_ab(x_t, x0, x0_before, ab_before, ab_t, ab_s):
     r = (ab_t - ab_before) / (ab_s - ab_t)
     return x0_integral_step(x_t, x0 + (x0 - x0_before) / (2 * r), ab_t, ab_s)
@@ -191,11 +206,17 @@ def _two_m_cases(g):
 # ---- section 6: third order ---------------------------------------------------------------
 
 
-def _third(factor=2.0, slope=True, rate=1, moments=None):
+def _nodes_mean(values, nodes, h):
+    weights = node_weights(nodes, exponential_moments(h, len(nodes)))
+    return sum(w * f for w, f in zip(weights, values, strict=True))
+
+
+def _third(factor=2.0, slope=True, rate=1, moments=None, half=False):
     """The mean over e^{hu} of the parabola through f0, f1, f2 at 0, -r0, -r0-r1; and its slips."""
 
     def mean(f0, f1, f2, r0, r1, h):
         _, m_1, m_2 = moments or exponential_moments(rate * h, 3)
+        m_1 = 0.5 if half else m_1
         d0, d1 = (f0 - f1) / r0, (f1 - f2) / r1
         second = (d0 - d1) / (r0 + r1)
         first = d0 + r0 * second if slope else d0
@@ -233,7 +254,22 @@ def _unic(slip=""):
             values, moments = [values[0], values[2]], [1.0, 0.5]
         if slip == "predictor":
             values, moments = values[:2], exponential_moments(h, 2)
-        weights = node_weights([u for u, _ in values], moments)
+        if slip == "half":
+            moments = [1.0, 0.5, moments[2]]
+        if slip == "published":
+            moments = [*moments[:2], moments[2] / 2]
+        old = values[1][0]
+        places = {"equal": -1.0, "sign": -old, "r": 1 / old}
+        nodes = [u for u, _ in values]
+        if slip in places:
+            nodes[1] = places[slip]
+        if slip == "units":
+            nodes = [u * h for u in nodes]
+        weights = node_weights(nodes, moments)
+        if slip == "order":
+            weights = [weights[1], weights[0], weights[2]]
+        if slip == "new":
+            weights = [0.0, 0.0, 1.0]
         mean = sum(w * f for w, (_, f) in zip(weights, values, strict=True))
         if slip == "on":
             return x0_integral_step(x_s, mean, ab_t, ab_s)
@@ -267,7 +303,9 @@ def _sde(slip="", noise=None):
         sigma = noise(ab_t, ab_s, eta) if noise else sde_sigma(ab_t, ab_s, eta)
         eps = (x_t - sqrt(ab_t) * x0) / sqrt(1 - ab_t)
         left = 1 - ab_s if slip == "no room" else 1 - ab_s - sigma**2
-        return sqrt(ab_s) * x0 + sqrt(left) * eps + (0 if slip == "no z" else sigma) * z
+        kept = sqrt(1 - ab_s) - sigma if slip == "linear" else sqrt(left)
+        inside = x_t if slip == "x_t" else eps
+        return sqrt(ab_s) * x0 + kept * inside + (0 if slip == "no z" else sigma) * z
 
     return step
 
@@ -302,7 +340,19 @@ def _wasserstein_cases(g):
 # ---- a multistep sampler ------------------------------------------------------------------
 
 
-def _walk(eps_model, x, times, ab, order, of="x0", over=_lam, keep="x0", rate=None):
+def _walk(
+    eps_model,
+    x,
+    times,
+    ab,
+    order,
+    of="x0",
+    over=_lam,
+    keep="x0",
+    rate=None,
+    even=False,
+    old_eps=False,
+):
     old = []
     moments = step_moments(of) if rate is None else functools.partial(_moments, rate)
     for t, s in pairwise(times):
@@ -310,8 +360,14 @@ def _walk(eps_model, x, times, ab, order, of="x0", over=_lam, keep="x0", rate=No
         eps = eps_model(x, t)
         x0 = pred_x0(x, eps, ab_t)
         old = [(over(ab_t), x0 if of == "x0" else eps), *old][:order]
-        mean = polynomial_mean(old, over(ab_s), moments)
-        if of == "x0":
+        places = old
+        if even:
+            h = over(ab_s) - over(ab_t)
+            places = [(over(ab_t) - j * h, f) for j, (_, f) in enumerate(old)]
+        mean = polynomial_mean(places, over(ab_s), moments)
+        if old_eps:
+            x = sqrt(ab_s) * mean + sqrt(1 - ab_s) * eps
+        elif of == "x0":
             x = x0_integral_step(x, mean, ab_t, ab_s)
         else:
             x = transfer(x, mean, ab_t, ab_s)
@@ -343,16 +399,43 @@ EXERCISES = {
         _lambda_step,
         _lambda_step_cases,
         {
-            "the half is missing: λ is half the log-SNR": lambda t, s: _lambda_step(t, s, 1.0),
-            "a sign: λ grows as the noise goes, it is ln of signal over noise": lambda t, s: (
-                _lambda_step(t, s, sign=-1)
+            "The half is missing: λ is half of the log-SNR": lambda t, s: _lambda_step(t, s, 1.0),
+            "The sign of λ is wrong: it grows while the noise shrinks": lambda t, s: _lambda_step(
+                t, s, sign=-1
             ),
-            "ln, to the base e, not log10": lambda t, s: _lambda_step(t, s, log=math.log10),
-            "h is λ_s - λ_t, which is positive: the later step's λ is larger": lambda t, s: (
+            "The sign of λ is wrong, though h is correct: λ = -ln σ": lambda t, s: (
+                -_lam(t),
+                -_lam(s),
+                _lam(s) - _lam(t),
+            ),
+            "λ is a natural logarithm, not one to base 10": lambda t, s: _lambda_step(
+                t, s, log=math.log10
+            ),
+            "h is λ_s - λ_t, which is positive: λ_s is the larger one": lambda t, s: (
                 *_lambda_step(t, s)[:2],
                 -_lambda_step(t, s)[2],
             ),
-            "the noise is missing: λ compares √ᾱ with √(1-ᾱ)": lambda t, s: (
+            "h is the difference of the two λ, not of the two ᾱ": lambda t, s: (
+                _lam(t),
+                _lam(s),
+                s - t,
+            ),
+            "h has no factor 2: it is λ_s - λ_t": lambda t, s: (
+                _lam(t),
+                _lam(s),
+                2 * (_lam(s) - _lam(t)),
+            ),
+            "The order is wrong: return λ_t, then λ_s, then h": lambda t, s: (
+                _lam(s),
+                _lam(t),
+                _lam(s) - _lam(t),
+            ),
+            "These are noise levels σ: take λ = -ln σ": lambda t, s: (
+                math.exp(-_lam(t)),
+                math.exp(-_lam(s)),
+                math.exp(-_lam(t)) - math.exp(-_lam(s)),
+            ),
+            "The noise is missing: λ is the logarithm of √ᾱ divided by √(1-ᾱ)": lambda t, s: (
                 math.log(t) / 2,
                 math.log(s) / 2,
                 math.log(s / t) / 2,
@@ -365,22 +448,36 @@ EXERCISES = {
         eps_integral_step,
         _eps_step_cases,
         {
-            "a sign: the exponent is h, not -h, and the noise shrinks": _eps_step(
-                lambda t, s, h: sqrt(1 - s) * math.expm1(-h)
-            ),
-            "that factor is σ_t's: eq. 3.7 has the noise at the end of the step, √(1-ᾱ_s)": (
+            "The exponent is h, not -h": _eps_step(lambda t, s, h: sqrt(1 - s) * math.expm1(-h)),
+            "The factor of ε is √(1-ᾱ_s), of the end of the step; you took √(1-ᾱ_t)": (
                 _eps_step(lambda t, s, h: sqrt(1 - t) * math.expm1(h))
             ),
-            "the 1 is missing: the integral is e^h - 1": _eps_step(
+            "The factor of ε is √(1-ᾱ_s); you took √ᾱ_s": (
+                _eps_step(lambda t, s, h: sqrt(s) * math.expm1(h))
+            ),
+            "The factor √(1-ᾱ_s) of ε is missing": _eps_step(lambda t, s, h: math.expm1(h)),
+            "The square root is missing: the factor of ε has √(1-ᾱ_s)": (
+                _eps_step(lambda t, s, h: (1 - s) * math.expm1(h))
+            ),
+            "The 1 is missing: the integral is e^h - 1": _eps_step(
                 lambda t, s, h: sqrt(1 - s) * math.exp(h)
             ),
-            "h in the place of e^h - 1 is right for short steps only": _eps_step(
+            "h instead of e^h - 1 is correct for short steps only": _eps_step(
                 lambda t, s, h: sqrt(1 - s) * h
             ),
-            "the root is missing: x_t is multiplied by √ᾱ_s/√ᾱ_t": _eps_step(
+            "Your h is twice too long: λ is half of the log-SNR": _eps_step(
+                lambda t, s, h: sqrt(1 - s) * math.expm1(2 * h)
+            ),
+            "The term with ε is subtracted, not added": _eps_step(
+                lambda t, s, h: -sqrt(1 - s) * math.expm1(h)
+            ),
+            "The square root is missing: x_t is multiplied by √ᾱ_s/√ᾱ_t": _eps_step(
                 lambda t, s, h: sqrt(1 - s) * math.expm1(h), lambda t, s: s / t
             ),
-            "that scales x_t as the x0 form does: here its factor is √ᾱ_s/√ᾱ_t": _eps_step(
+            "The factor of x_t is upside down: it is √ᾱ_s/√ᾱ_t": _eps_step(
+                lambda t, s, h: sqrt(1 - s) * math.expm1(h), lambda t, s: sqrt(t / s)
+            ),
+            "√(1-ᾱ_s)/√(1-ᾱ_t) is the factor in the x_0 form; here it is √ᾱ_s/√ᾱ_t": _eps_step(
                 lambda t, s, h: sqrt(1 - s) * math.expm1(h),
                 lambda t, s: sqrt((1 - s) / (1 - t)),
             ),
@@ -393,15 +490,36 @@ EXERCISES = {
         _first_moment,
         _first_moment_cases,
         {
-            "that is the integral of u e^{κu}: divide it by the integral of e^{κu}": lambda r: (
+            "This is the integral of u e^{au}: divide it by the integral of e^{au}": lambda r: (
                 _first_moment(r) * math.expm1(r) / r
             ),
-            "a sign of κ: your weight is e^{-κu}": lambda r: _first_moment(-r),
-            "½ is m_1 where all places count alike": lambda r: 0.5,
-            "the place of the mean from the step's end: take 1 minus it": lambda r: (
-                math.expm1(r) / r - 1 - _first_moment(r)
+            "This is the integral of e^{au}: m_1 is a quotient of two integrals": lambda r: (
+                math.expm1(r) / r
             ),
-            "integrating by parts leaves -1/κ as well": lambda r: 1 / (1 - math.exp(-r)),
+            "This m_1 has the weight e^{-au}, or counts u from the end": lambda r: _first_moment(
+                -r
+            ),
+            "½ is m_1 where all places have the same weight": lambda r: 0.5,
+            "½ + a/12 is correct for small rates only": lambda r: 0.5 + r / 12,
+            "m_1 is between 0 and 1: the sign of the whole is wrong": lambda r: -_first_moment(r),
+            "This is smaller by 1 than m_1: the first term is 1/(1-e^{-a})": lambda r: (
+                _first_moment(r) - 1
+            ),
+            "The exponent of the first term is -a, not a: 1/(1-e^{-a})": lambda r: (
+                1 / (1 - math.exp(r)) - 1 / r
+            ),
+            "The term -1/a of the integration by parts is missing": lambda r: (
+                1 / (1 - math.exp(-r))
+            ),
+            "The sign of the second term is wrong: it is -1/a": lambda r: (
+                1 / (1 - math.exp(-r)) + 1 / r
+            ),
+            "Divide the second term by the integral of e^{au} too: it is -1/a, not -1/a²": (
+                lambda r: 1 / (1 - math.exp(-r)) - 1 / r**2
+            ),
+            "Integrate from 0 to 1: the lower bound adds 1/a², and then divide": lambda r: (
+                math.exp(r) / r - 1 / r**2
+            ),
         },
         level="middle",
         goal="integrate by parts to the first moment of a step",
@@ -410,19 +528,29 @@ EXERCISES = {
         lambda r, m_1: (1 + m_1 / r, -m_1 / r),
         _two_cases,
         {
-            "the order: the new value's weight comes first": lambda r, m: (-m / r, 1 + m / r),
-            "the old value lies at u = -r, before the step": lambda r, m: (1 - m / r, m / r),
-            "those hold for equal steps: the old node lies at -r, not at -1": lambda r, m: (
-                1 + m,
-                -m,
+            "The order is wrong: the weight of the new prediction comes first": (
+                lambda r, m: (-m / r, 1 + m / r)
             ),
-            "r is the old step over the new one: a far old value counts less": lambda r, m: (
-                1 + m * r,
-                -m * r,
+            "The old prediction lies at u = -r, before the step": (lambda r, m: (1 - m / r, m / r)),
+            "These are for equal steps: the old prediction lies at -r, not at -1": (
+                lambda r, m: (1 + m, -m)
             ),
-            "½ is m_1 where all places count alike: use the m_1 that is given": lambda r, m: (
-                1 + 0.5 / r,
-                -0.5 / r,
+            "These are for an old prediction at u = 1: it lies at u = -r": lambda r, m: (1 - m, m),
+            "Divide by r: an old prediction that is further away has a smaller weight": (
+                lambda r, m: (1 + m * r, -m * r)
+            ),
+            "½ is m_1 where all places have the same weight: use the m_1 that is given": (
+                lambda r, m: (1 + 0.5 / r, -0.5 / r)
+            ),
+            "The two weights must sum to 1: the old one is negative": (
+                lambda r, m: (1 + m / r, m / r)
+            ),
+            "The two weights must sum to 1; yours sum to 0": lambda r, m: (m / r, -m / r),
+            "The two weights must sum to 1: the new one is 1 minus the old one": (
+                lambda r, m: (1.0, -m / r)
+            ),
+            "This is the line's value at the end of the step: use m_1 instead of 1": (
+                lambda r, m: (1 + 1 / r, -1 / r)
             ),
         },
         level="easy",
@@ -432,16 +560,31 @@ EXERCISES = {
         _lms_weights(),
         _lms_cases,
         {
-            "the order: newest first": _lms_weights(turn=True),
-            "those are for equal steps: the nodes lie where the sigmas are": _even_weights,
-            "the clock is σ itself, not ln σ": _lms_weights(clock=math.log),
-            "a mirror: old values lie at u < 0, the end of the step at u = 1": (
+            "The order is wrong: return the newest weight first": _lms_weights(turn=True),
+            "These are for equal steps: compute the places u_j from the sigmas": _even_weights,
+            "The clock of LMS is σ itself, not ln σ": _lms_weights(clock=math.log),
+            "The places are mirrored: old ones have u < 0, and the end of the step u = 1": (
                 _lms_weights(mirror=-1)
             ),
-            "this is the polynomial at the end of the step: wanted is its mean over it": (
+            "This is the polynomial at the end of the step; take its mean over the step": (
                 _lms_weights(moment=lambda k: 1.0)
             ),
-            "the unit of u is the step to come: divide by σ_next - σ_0": _not_in_steps,
+            "With equal weight for all places the moments are 1/(k+1): 1, 1/2, 1/3": (
+                _lms_weights(moment=lambda k: 1 / (k + 2))
+            ),
+            "The moments are 1/(k+1), without factorials": (
+                _lms_weights(moment=lambda k: 1 / math.factorial(k + 1))
+            ),
+            "The first moment m_0 is 1: the weights sum to 1": (
+                _lms_weights(moment=lambda k: 1 / (k + 1) if k else 0.0)
+            ),
+            "The unit of u is the step to come: divide by σ_next - σ_0": _not_in_steps,
+            "u is counted from the newest place, in units of the step": lambda sigmas, end: (
+                node_weights(sigmas, [1 / (k + 1) for k in range(len(sigmas))])
+            ),
+            "Return the weights of the mean, which sum to 1, without the length of the step": (
+                lambda sigmas, end: [w * (end - sigmas[0]) for w in _lms_weights()(sigmas, end)]
+            ),
         },
         tolerance=1e-8,
         level="middle",
@@ -451,12 +594,17 @@ EXERCISES = {
         _two_s(),
         _two_s_cases,
         {
-            "that is DPM-Solver-2: the ε of the middle leads; 2S takes its x0": _two_s("eps"),
-            "the whole step leaves from x_t again, not from the middle": _two_s("from the middle"),
-            "the x0 of the middle leads alone: no mean with the first one": _two_s("mean"),
-            "that is DDIM's step: the x0 of the middle is to lead": _two_s("first"),
-            "with a new x0 goes a new ε, the one that makes x_t of it": _two_s("old eps"),
-            "the model is evaluated at the moved x, not at x_t": _two_s("unmoved"),
+            "This is DPM-Solver-2, which uses the ε of the middle; 2S uses its x_0": _two_s("eps"),
+            "The whole step starts from x_t again, not from the middle": _two_s("from the middle"),
+            "Use the x_0 of the middle alone, not its mean with the first x_0": _two_s("mean"),
+            "Use the x_0 of the middle alone: do not extrapolate": _two_s("extra"),
+            "This is DDIM's step: use the x_0 of the middle": _two_s("first"),
+            "The new x_0 needs a new ε: the one that makes x_t of it": _two_s("old eps"),
+            "Evaluate the model at the moved x, not at x_t": _two_s("unmoved"),
+            "Evaluate the model at the time mid, not at t": _two_s("old time"),
+            "Compute the x_0 of the middle with ᾱ of mid, not of t": _two_s("old ab"),
+            "This is x at the middle; the whole step from x_t is missing": _two_s("half"),
+            "This is the x_0 of the middle; the step with it is missing": _two_s("x0"),
         },
         level="middle",
         goal="write the single-step solver DPM-Solver++ 2S",
@@ -465,14 +613,21 @@ EXERCISES = {
         _two_m(),
         _two_m_cases,
         {
-            "that is DDIM's step: the old x0 is not used": _two_m(lambda r: 0.0),
+            "This is DDIM's step: the old x_0 is not used": _two_m(lambda r: 0.0),
             "3/2 and -1/2 hold for equal steps: r is missing": _two_m(lambda r: 0.5),
-            "r is upside down: it is h_before over h": _two_m(lambda r: r / 2),
-            "the half is missing: half way the line has risen by 1/(2r)": _two_m(lambda r: 1 / r),
-            "a sign: go on beyond x0, away from the old one": _two_m(sign=-1),
-            "with a new x0 goes a new ε: the one that makes x_t of the mean": _two_m_old_eps,
-            "the steps are measured in λ, not in ᾱ": _two_m_over_ab,
-            "those are the exact weights: the published 2M has the midpoint's ½": _two_m_exact,
+            "r is upside down: it is h_before divided by h": _two_m(lambda r: r / 2),
+            "The half is missing: the weight of the old x_0 is -1/(2r)": _two_m(lambda r: 1 / r),
+            "The denominator is 2r, not 1 + r": _two_m(lambda r: 1 / (1 + r)),
+            "The sign is wrong: go beyond x_0, away from the old one": _two_m(sign=-1),
+            "The weights must sum to 1: the one of the old x_0 is negative": _two_m_plus,
+            "The new and the old x_0 are exchanged": (
+                lambda x, x0, old, a, b, c: _two_m()(x, old, x0, a, b, c)
+            ),
+            "Do not average the two x_0: extrapolate beyond the new one": _two_m(lambda r: -0.5),
+            "This is the mean x_0'; the step with it is missing": _two_m(move=lambda x, m, *ab: m),
+            "The new x_0' needs a new ε: the one that makes x_t of it": _two_m_old_eps,
+            "Measure the steps in λ, not in ᾱ": _two_m_over_ab,
+            "These are the exact weights: the published 2M has m_1 = ½": _two_m_exact,
         },
         level="middle",
         goal="write the step of DPM++ 2M as it was published",
@@ -481,15 +636,28 @@ EXERCISES = {
         _third(),
         _third_cases,
         {
-            "that is the published formula: D2 is half of the second derivative that its "
+            "This is the published formula: its D_2 is half of the second derivative that the "
             "coefficient m_2/2 expects": _third(factor=1.0),
-            "the slope at u = 0 is D1_0 plus r0 times the second divided difference": (
+            "The slope at u = 0 is D_1, not D_1^(0): a term with r_0 is missing": (
                 _third(slope=False)
             ),
-            "the factor 2 once too often": _third(factor=4.0),
-            "a sign: for x0 the weight is e^{hu}": _third(rate=-1),
-            "no weights: over λ the moments are not 1/2 and 1/3": _third(moments=(1, 1 / 2, 1 / 3)),
-            "the second order alone: the curvature is missing": _third(factor=0.0, slope=False),
+            "The factor 2 is there twice": _third(factor=4.0),
+            "The sign of the second derivative is wrong": _third(factor=-2.0),
+            "The sign of the rate is wrong: for x_0 the weight is e^{hu}": _third(rate=-1),
+            "The weight is missing: over λ the moments are not 1/2 and 1/3": (
+                _third(moments=(1, 1 / 2, 1 / 3))
+            ),
+            "m_1 = ½ is the shortcut of 2M: here m_1 is exact": _third(half=True),
+            "The curvature is missing: this is a line with the slope D_1": _third(factor=0.0),
+            "This is the second order: D_2 and the correction of the slope are missing": (
+                _third(factor=0.0, slope=False)
+            ),
+            "f2 lies at -r_0 - r_1, not at -r_1": lambda f0, f1, f2, r0, r1, h: _nodes_mean(
+                (f0, f1, f2), (0, -r0, -r1), h
+            ),
+            "These weights are for equal steps: the places are 0, -r_0 and -r_0 - r_1": (
+                lambda f0, f1, f2, r0, r1, h: _nodes_mean((f0, f1, f2), (0, -1, -2), h)
+            ),
         },
         level="hard",
         goal="find the factor that the published third order lacks",
@@ -498,15 +666,29 @@ EXERCISES = {
         _parabola_miss,
         _parabola_cases,
         {
-            "a sign: published minus true, and the published mean is the smaller": lambda c, h: (
-                -_parabola_miss(c, h)
+            "The sign is wrong: it is published minus true, and the published mean is smaller": (
+                lambda c, h: -_parabola_miss(c, h)
             ),
-            "the published formula takes one half of c m_2, so half is what it misses": (
+            "The published mean is half of c m_2, not 0, so only half is missing": (
                 lambda c, h: 2 * _parabola_miss(c, h)
             ),
+            "The published mean is half of the true one, not twice": (
+                lambda c, h: -2 * _parabola_miss(c, h)
+            ),
+            "For a parabola the difference is not 0: the published D_2 is c, not 2c": (
+                lambda c, h: 0.0 * c
+            ),
+            "The factor c is missing": lambda c, h: _parabola_miss(1.0, h),
+            "u is already in units of the step: do not multiply by h²": (
+                lambda c, h: _parabola_miss(c, h) * h**2
+            ),
             "m_2 = 1/3 is the moment without a weight": lambda c, h: -c / 6,
-            "for x0 the weight is e^{hu}, not e^{-hu}": lambda c, h: _parabola_miss(c, -h),
-            "m_2 is not m_1 squared": lambda c, h: -c * _first_moment(h) ** 2 / 2,
+            "m_2 = 1/3 is the moment without a weight, and the sign is wrong": lambda c, h: c / 6,
+            "The true mean is weighted too: it is c m_2, not c/3": (
+                lambda c, h: -_parabola_miss(c, h) - c / 3
+            ),
+            "For x_0 the weight is e^{hu}, not e^{-hu}": lambda c, h: _parabola_miss(c, -h),
+            "m_2 is not the square of m_1": lambda c, h: -c * _first_moment(h) ** 2 / 2,
         },
         level="middle",
         goal="say by how much the published third order misses",
@@ -515,12 +697,24 @@ EXERCISES = {
         _unic(),
         _unic_cases,
         {
-            "the corrected step leaves from x_t again, not from the predicted x_s": _unic("on"),
-            "that is the prediction: the new x0 is to be a node, at u = 1": _unic("predictor"),
-            "three nodes: keep the old x0 among them": _unic("no old"),
-            "that is UniC-1 with bh2, two nodes and m_1 = ½: here there are three": _unic("bh2"),
-            "for x0 the weight is e^{hu}, not e^{-hu}": _unic("eps"),
-            "no weights: over λ the moments are not 1/2 and 1/3": _unic("flat"),
+            "The corrected step starts from x_t again, not from the predicted x_s": _unic("on"),
+            "This is the prediction: the new x_0 must be a third place, at u = 1": (
+                _unic("predictor")
+            ),
+            "There are three places: keep the x_0 of the time before": _unic("no old"),
+            "This is UniC-1 with bh2, two places and m_1 = ½; here there are three": _unic("bh2"),
+            "For x_0 the weight is e^{hu}, not e^{-hu}": _unic("eps"),
+            "The weight is missing: over λ the moments are not 1/2 and 1/3": _unic("flat"),
+            "The places and the predictions are in a different order: x_0 lies at u = 0": (
+                _unic("order")
+            ),
+            "The old x_0 lies at (λ_before - λ_t)/h, not at -1": _unic("equal"),
+            "The old x_0 lies before the step: its place u is negative": _unic("sign"),
+            "Measure u in units of the step: divide by h": _unic("units"),
+            "m_1 = ½ is for two places: with three all moments are exact": _unic("half"),
+            "This uses the new x_0 alone: take the weighted mean of all three": _unic("new"),
+            "The place of the old x_0 is upside down: divide λ_before - λ_t by h": _unic("r"),
+            "The published third order halves m_2; here it is exact": _unic("published"),
         },
         level="middle",
         goal="correct a step with the value at its end",
@@ -529,15 +723,32 @@ EXERCISES = {
         _three_runs,
         _three_cases,
         {
-            "upside down: the first difference is the larger": lambda a, b, c: (
-                -_three_runs(a, b, c)
+            "The quotient is upside down: the first difference is the larger one": (
+                lambda a, b, c: -_three_runs(a, b, c)
             ),
-            "log2, since the steps double": lambda a, b, c: _three_runs(a, b, c) * math.log(2),
-            "the logarithm is missing": lambda a, b, c: 2 ** _three_runs(a, b, c),
-            "neighbours: |x_n - x_2n| over |x_2n - x_4n|": lambda a, b, c: math.log2(
+            "Take the logarithm to base 2, since the steps double; this is the natural one": (
+                lambda a, b, c: _three_runs(a, b, c) * math.log(2)
+            ),
+            "Take the logarithm to base 2, since the steps double; this one is to base 10": (
+                lambda a, b, c: _three_runs(a, b, c) * math.log10(2)
+            ),
+            "Take the logarithm to base 2: the steps double between neighbouring runs": (
+                lambda a, b, c: _three_runs(a, b, c) / 2
+            ),
+            "The logarithm is missing": lambda a, b, c: 2 ** _three_runs(a, b, c),
+            "Compare neighbours: |x_n - x_2n| divided by |x_2n - x_4n|": lambda a, b, c: math.log2(
                 float((a - c).abs().max() / (b - c).abs().max())
             ),
-            "the largest of the differences, not the difference of the largest": (
+            "Compare neighbours: the second difference is x_2n - x_4n": lambda a, b, c: math.log2(
+                float((a - c).abs().max() / (a - b).abs().max())
+            ),
+            "The size of a difference is its largest absolute entry, not the mean": (
+                lambda a, b, c: math.log2(float((a - b).abs().mean() / (b - c).abs().mean()))
+            ),
+            "The size of a difference is its largest absolute entry, not its norm": (
+                lambda a, b, c: math.log2(float((a - b).norm() / (b - c).norm()))
+            ),
+            "Take the largest entry of the difference, not the difference of the largest": (
                 lambda a, b, c: math.log2(
                     float((a.abs().max() - b.abs().max()).abs() + 1e-30)
                     / float((b.abs().max() - c.abs().max()).abs() + 1e-30)
@@ -551,18 +762,28 @@ EXERCISES = {
         _sde(),
         _sde_cases,
         {
-            "make room: with σ of fresh noise, √(1-ᾱ_s-σ²) is left for ε": _sde("no room"),
-            "the fresh noise is missing": _sde("no z"),
-            "that is DDIM's η, which multiplies σ: here it stands in the exponent": (
+            "The factor of ε is √(1-ᾱ_s-σ_t²): leave room for the fresh noise": _sde("no room"),
+            "The factor of ε is √(1-ᾱ_s-σ_t²): variances are subtracted, not their roots": (
+                _sde("linear")
+            ),
+            "The fresh noise is missing": _sde("no z"),
+            "This is DDIM's step without fresh noise: σ_t is missing in both places": (
+                _sde(noise=lambda t, s, eta: 0.0)
+            ),
+            "This is DDIM's η, which multiplies σ_t; here η is in the exponent": (
                 _sde(noise=_ddim_noise)
             ),
-            "the 2 is missing: variances shrink by e^{-2ηh}": _sde(noise=_sde_noise(1)),
-            "η is missing: that is the noise of η = 1": (
+            "The 2 is missing: the exponent is -2ηh": _sde(noise=_sde_noise(1)),
+            "η is missing: this is the noise of η = 1": (
                 _sde(noise=lambda t, s, eta: sde_sigma(t, s, 1.0))
             ),
-            "that is what is left of the noise, not what is new: 1 minus it": _sde(
+            "This is the share of old noise: the fresh noise is 1 minus it": _sde(
                 noise=lambda t, s, eta: sqrt(1 - s - sde_sigma(t, s, eta) ** 2)
             ),
+            "σ_t is a standard deviation: its square root is missing": _sde(
+                noise=lambda t, s, eta: sde_sigma(t, s, eta) ** 2
+            ),
+            "The term beside x_0 has ε, not x_t: compute ε from x_t and x_0": _sde("x_t"),
         },
         level="middle",
         goal="take a stochastic step with DPM-Solver++'s sigma",
@@ -571,15 +792,36 @@ EXERCISES = {
         _wasserstein,
         _wasserstein_cases,
         {
-            "sort both first: which sample goes with which is free": lambda a, b: (
+            "Sort both sets first: any sample may be moved to any other": lambda a, b: (
                 (a - b).abs().mean()
             ),
-            "a size is missing: differences of both signs cancel": lambda a, b: a.mean() - b.mean(),
-            "the mean, not the sum": lambda a, b: _wasserstein(a, b) * len(a),
-            "squares make the 2-distance: take sizes": lambda a, b: (
+            "Take absolute values: differences of both signs cancel": (
+                lambda a, b: a.mean() - b.mean()
+            ),
+            "Take absolute values before the mean: differences of both signs cancel": (
+                lambda a, b: (a.mean() - b.mean()).abs()
+            ),
+            "W_1 is a mean, not a sum: divide by n": lambda a, b: _wasserstein(a, b) * len(a),
+            "W_1 is a mean distance, not the largest one": lambda a, b: (
+                (a.sort().values - b.sort().values).abs().max()
+            ),
+            "This is W_2, from squares: take absolute values": lambda a, b: (
                 (a.sort().values - b.sort().values).pow(2).mean().sqrt()
             ),
-            "sort both the same way": lambda a, b: (
+            "This is a mean of squares: take absolute values": lambda a, b: (
+                (a.sort().values - b.sort().values).pow(2).mean()
+            ),
+            "This is a norm, from squares: take the mean of absolute values": lambda a, b: (
+                a.sort().values - b.sort().values
+            ).norm(),
+            "Each sample is moved to one other: this is the mean over all pairs": lambda a, b: (
+                (a[:, None] - b).abs().mean()
+            ),
+            "Each target is used once: this moves every sample to its nearest": lambda a, b: (
+                (a[:, None] - b).abs().amin(1).mean()
+            ),
+            "Sort both sets, not only the first": lambda a, b: (a.sort().values - b).abs().mean(),
+            "Sort both sets in the same direction": lambda a, b: (
                 (a.sort().values - b.sort(descending=True).values).abs().mean()
             ),
         },
@@ -590,17 +832,40 @@ EXERCISES = {
         _own_sampler,
         _walk_cases,
         {
-            "that is DDIM: old values are not used": lambda m, x, times, ab, k: _walk(
+            "This is DDIM: the old predictions are not used": lambda m, x, times, ab, k: _walk(
                 m, x, times, ab, 1
             ),
-            "the polynomial is of x0, not of ε": lambda *a: _walk(*a, of="eps"),
-            "a sign: for x0 the weight is e^{hu}, so the rate is h": lambda *a: _walk(*a, rate=-1),
-            "no weights: over λ the moments are those of e^{hu}": lambda *a: _walk(*a, rate=0),
-            "the clock is λ, not ᾱ": lambda *a: _walk(*a, over=lambda ab: ab),
-            "store what the model said, not the mean": lambda *a: _walk(*a, keep="mean"),
-            "keep `order` values, the new one counted": lambda m, x, times, ab, k: _walk(
-                m, x, times, ab, k + 1
+            "The polynomial is of x_0, not of ε": lambda *a: _walk(*a, of="eps"),
+            "The polynomial is of x_0, not of ε, and its weight is e^{hu}": lambda *a: _walk(
+                *a, of="eps", rate=1
             ),
+            "The sign of the rate is wrong: for x_0 the weight is e^{hu}": lambda *a: _walk(
+                *a, rate=-1
+            ),
+            "The weight is missing: over λ the moments are those of e^{hu}": lambda *a: _walk(
+                *a, rate=0
+            ),
+            "The clock is λ, not ᾱ": lambda *a: _walk(*a, over=lambda ab: ab),
+            "The clock is λ, not σ": lambda *a: _walk(
+                *a, over=lambda ab: math.exp(-_lam(ab)), rate=0
+            ),
+            "Your λ is twice too large: it is half of the log-SNR": lambda *a: _walk(
+                *a, over=lambda ab: 2 * _lam(ab)
+            ),
+            "Store the network's x_0, not the mean": lambda *a: _walk(*a, keep="mean"),
+            "The steps differ in length: the places u_j are not 0, -1, -2": lambda *a: _walk(
+                *a, even=True
+            ),
+            "The new x_0' needs a new ε: the one that makes x_t of it": lambda *a: _walk(
+                *a, old_eps=True
+            ),
+            "Keep `order` predictions, including the new one; you keep one more": (
+                lambda m, x, times, ab, k: _walk(m, x, times, ab, k + 1)
+            ),
+            "Keep `order` predictions, including the new one; you keep one less": (
+                lambda m, x, times, ab, k: _walk(m, x, times, ab, max(k - 1, 1))
+            ),
+            "The last step is missing": lambda m, x, times, ab, k: _walk(m, x, times[:-1], ab, k),
         },
         level="hard",
         goal="write a multistep sampler over lambda of any order",
