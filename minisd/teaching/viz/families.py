@@ -5,6 +5,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from ...models import configs
 from ...models.configs import AutoencoderConfig, TextConfig, UNetConfig
+from .boxes import arrow, box
 from .page import display
 
 SMALL = 9  # points, the smallest letters
@@ -29,18 +30,13 @@ ENCODERS = {
 PREDICTED = {"eps": r"\epsilon", "v": "v", "x0": "x_0"}
 
 
-def _box(axis, x, y, width, height, text="", color=BLUE, size=10.0, **style):
-    """A box with its middle at (x, y)."""
-    corner, form = (x - width / 2, y - height / 2), "round,pad=0,rounding_size=0.9"
-    axis.add_patch(FancyBboxPatch(corner, width, height, form, fc=color, ec="#555555", lw=0.8))
-    axis.text(x, y, text, ha="center", va="center", fontsize=size, **style)
+def _box(axis, x, y, width, height, text="", color=BLUE, size=10.0):
+    box(axis, x, y, text, width, height, color, size, zorder=1)  # bars and arrows go over it
 
 
-def _arrow(axis, *corners, label="", at=(0.0, 0.0), color="#222222", align="center"):
+def _arrow(axis, *corners, label="", at=(0.0, 0.0), align="center"):
     """An arrow along the corners, with its label's middle, left or right end at `at`."""
-    axis.plot(*zip(*corners[:-1], strict=True), color=color, lw=1.2)
-    line = {"arrowstyle": "-|>", "color": color, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", corners[-1], corners[-2], arrowprops=line)
+    arrow(axis, *corners)
     axis.text(*at, label, ha=align, va="center", fontsize=SMALL, color="#333333")
 
 

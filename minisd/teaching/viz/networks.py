@@ -2,13 +2,14 @@
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
+from .boxes import INK, arrow, box
 from .page import GREEN, PINK, RED, display
 
 PLAIN, CONV, NORM, ATTENTION = "#ffffff", "#dbe9f6", "#eeeeee", "#a9cfe8"
-RESIZE, PANEL, ZERO, INK = "#fbe3b0", "#f7f7f7", "#f3d3e4", "#222222"
+RESIZE, PANEL, ZERO = "#fbe3b0", "#f7f7f7", "#f3d3e4"
 
 
 def shapes(module: nn.Module, *inputs: Tensor) -> dict[str, tuple]:
@@ -47,11 +48,7 @@ def _text(axis, x, y, text, size=10, color=INK, **more):
 
 
 def _box(axis, x, y, text, width, height=5.0, color=CONV, size=10):
-    """A rounded box about (x, y)."""
-    corner, style = (x - width / 2, y - height / 2), "round,pad=0,rounding_size=0.8"
-    look = {"fc": color, "ec": "#555555", "lw": 0.8, "zorder": 3}
-    axis.add_patch(FancyBboxPatch(corner, width, height, style, **look))
-    _text(axis, x, y, text, size, zorder=4)
+    box(axis, x, y, text, width, height, color, size)
 
 
 def _panel(axis, left, bottom, right, top, title, below=False):
@@ -59,13 +56,6 @@ def _panel(axis, left, bottom, right, top, title, below=False):
     size = right - left, top - bottom
     axis.add_patch(Rectangle((left, bottom), *size, fc=PANEL, ec="#999999", lw=0.8, ls=":"))
     _text(axis, (left + right) / 2, bottom - 1.3 if below else top + 1.3, title, 10, "#555555")
-
-
-def _arrow(axis, *corners, color=INK, style="-", width=1.2):
-    """A line through the corners, with a head at the last one."""
-    axis.plot(*zip(*corners[:-1], strict=True), color=color, ls=style, lw=width)
-    line = {"arrowstyle": "-|>", "color": color, "ls": style, "lw": width}
-    axis.annotate("", corners[-1], corners[-2], arrowprops=line | {"shrinkA": 0, "shrinkB": 0})
 
 
 def _plus(axis, x, y):
@@ -101,22 +91,22 @@ def resblock(block: nn.Module, x: Tensor, emb: Tensor, *, alt: str) -> None:
         _box(axis, left, y, "Group\nNorm", 7.5, color=NORM)
         _box(axis, left + 8.7, y, "SiLU", 6, color=NORM)
         _box(axis, left + 17.2, y, "conv\n3 × 3", 7.5, color=last)
-        _arrow(axis, (left + 3.75, y), (left + 5.7, y))
-        _arrow(axis, (left + 11.7, y), (left + 13.4, y))
+        arrow(axis, (left + 3.75, y), (left + 5.7, y))
+        arrow(axis, (left + 11.7, y), (left + 13.4, y))
     _box(axis, 17, y + 14, f"time\n{_of(tuple(emb.shape[1:]))}", 10, color=PLAIN)
     _box(axis, 40, y + 14, "SiLU", 7, 4.4, color=NORM)
     _box(axis, 53.5, y + 14, "linear", 9, 4.4)
-    _arrow(axis, (22, y + 14), (36.5, y + 14), color=RED)
-    _arrow(axis, (43.5, y + 14), (49, y + 14), color=RED)
-    _arrow(axis, (53.5, y + 11.8), (53.5, y + 7.5), (47, y + 7.5), (47, y + 1.3), color=RED)
+    arrow(axis, (22, y + 14), (36.5, y + 14), color=RED)
+    arrow(axis, (43.5, y + 14), (49, y + 14), color=RED)
+    arrow(axis, (53.5, y + 11.8), (53.5, y + 7.5), (47, y + 7.5), (47, y + 1.3), color=RED)
     time = at["emb_layers"]
     _text(axis, 55, y + 8.2, f"{_of(time)}: one number for each channel,", 10, ha="left")
     _text(axis, 55, y + 6.0, "added at all pixels alike", 10, ha="left")
-    _arrow(axis, (11.2, y), (14.75, y))
-    _arrow(axis, (39.45, y), (45.8, y))
-    _arrow(axis, (48.2, y), (53.75, y))
-    _arrow(axis, (78.45, y), (81.7, y))
-    _arrow(axis, (84.1, y), (85.1, y))
+    arrow(axis, (11.2, y), (14.75, y))
+    arrow(axis, (39.45, y), (45.8, y))
+    arrow(axis, (48.2, y), (53.75, y))
+    arrow(axis, (78.45, y), (81.7, y))
+    arrow(axis, (84.1, y), (85.1, y))
     _box(axis, 90.4, y, f"$y$\n{_of(at[''])}", 10.6, color=PLAIN)
     _plus(axis, 47, y)
     _plus(axis, 82.9, y)
@@ -124,7 +114,7 @@ def resblock(block: nn.Module, x: Tensor, emb: Tensor, *, alt: str) -> None:
     _text(axis, 73.5, y - 3.4, "begins at 0", 10, "#555555")
     same = isinstance(block.skip_connection, nn.Identity)
     skip = "$x$ itself" if same else "conv 1 × 1: the width changes"
-    _arrow(axis, (6, y - 2.5), (6, 3.5), (82.9, 3.5), (82.9, y - 1.3), color=GREEN, width=1.8)
+    arrow(axis, (6, y - 2.5), (6, 3.5), (82.9, 3.5), (82.9, y - 1.3), color=GREEN, width=1.8)
     _box(axis, 45, 3.5, f"skip_connection: {skip}", 38, 4.4)
     display(alt)
 
@@ -144,9 +134,9 @@ def spatial_transformer(module: nn.Module, x: Tensor, context: Tensor, *, alt: s
     _box(axis, 69.5, y, "proj_out\nconv 1 × 1", 9.5, color=ZERO)
     _box(axis, 89.8, y, f"$y$\n{_of(at[''])}", 11, color=PLAIN)
     for a, b in ((11.7, 14.25), (21.75, 23.75), (33.25, 38.5), (57.5, 64.75), (74.25, 78.3)):
-        _arrow(axis, (a, y), (b, y))
-    _arrow(axis, (80.7, y), (84.3, y))
-    _arrow(axis, (6.2, y + 2.5), (6.2, y + 6), (79.5, y + 6), (79.5, y + 1.3), color=GREEN)
+        arrow(axis, (a, y), (b, y))
+    arrow(axis, (80.7, y), (84.3, y))
+    arrow(axis, (6.2, y + 2.5), (6.2, y + 6), (79.5, y + 6), (79.5, y + 1.3), color=GREEN)
     _plus(axis, 79.5, y)
     _text(axis, 36, y + 4.1, "pixels to tokens", 10)
     _text(axis, 60.8, y + 4.1, "tokens to pixels", 10)
@@ -170,20 +160,20 @@ def spatial_transformer(module: nn.Module, x: Tensor, context: Tensor, *, alt: s
         start = left - 4 if k == 0 else left - 1.4
         _box(axis, left + 4, z, f"Layer\nNorm {k + 1}", 6.6, color=NORM)
         _box(axis, left + 14.2, z, text, 11.4, 6.6, CONV if name == "ff" else ATTENTION)
-        _arrow(axis, (start, z), (left + 0.7, z))
-        _arrow(axis, (left + 7.3, z), (left + 8.5, z))
-        _arrow(axis, (left + 19.9, z), (left + 20.7, z))
+        arrow(axis, (start, z), (left + 0.7, z))
+        arrow(axis, (left + 7.3, z), (left + 8.5, z))
+        arrow(axis, (left + 19.9, z), (left + 20.7, z))
         mid = left + 21.9
         up = z + 5.2
-        _arrow(axis, (left - 0.9, z), (left - 0.9, up), (mid, up), (mid, z + 1.3), color=GREEN)
+        arrow(axis, (left - 0.9, z), (left - 0.9, up), (mid, up), (mid, z + 1.3), color=GREEN)
         _plus(axis, mid, z)
-    _arrow(axis, (85.7, z), (87.3, z))
+    arrow(axis, (85.7, z), (87.3, z))
     inner = at[f"{block}.ff.net.0"]
     _text(axis, 27.8, z - 4, "queries, keys, values:\nthe tokens", 10, va="top")
     _text(axis, 51.0, z - 4, "queries:\nthe tokens", 10, va="top", ha="right")
     _text(axis, 76.8, z - 4, f"inside:\n{_of(inner)}", 10, va="top")
     _box(axis, 52.3, 3.5, f"text {_of(tuple(context.shape[1:]))}: keys and values", 30, 4.4, PLAIN)
-    _arrow(axis, (52.3, 5.7), (52.3, z - 3.3), color=PINK, width=1.8)
+    arrow(axis, (52.3, 5.7), (52.3, z - 3.3), color=PINK, width=1.8)
     display(alt)
 
 
@@ -203,9 +193,11 @@ def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, al
     stages["middle_block"] = net.middle_block
     stages |= {f"output_blocks.{k}": stage for k, stage in enumerate(net.output_blocks)}
     hooks = [s.register_forward_pre_hook(entering(name)) for name, s in stages.items()]
-    after = shapes(net, x, index, context)
-    for hook in hooks:
-        hook.remove()
+    try:
+        after = shapes(net, x, index, context)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
     axis, high = _page(66), 7.2
     sides = sorted({after[n][1] for n in stages}, reverse=True)
@@ -243,14 +235,14 @@ def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, al
         mates = [n for n in where if n.startswith("input") and where[n][2] == side]
         lift = y0 + high / 2 + 0.7 * (len(mates) - mates.index(f"input_blocks.{k}"))
         axis.plot([x0, x0, x1], [y0 + high / 2, lift, lift], color=GREEN, lw=1.1)
-        _arrow(axis, (x1, lift), (x1, y0 + high / 2), color=GREEN, width=1.1)
+        arrow(axis, (x1, lift), (x1, y0 + high / 2), color=GREEN, width=1.1)
     names = list(stages)
     for one, two in zip(names, names[1:], strict=False):  # from one level to the next
         (x0, y0, _), (x1, y1, _) = where[one], where[two]
         if y1 < y0:
-            _arrow(axis, (x0, y0 - high / 2), (x0, y1), (x1 - width / 2, y1))
+            arrow(axis, (x0, y0 - high / 2), (x0, y1), (x1 - width / 2, y1))
         elif y1 > y0:
-            _arrow(axis, (x0 + width / 2, y0), (x1, y0), (x1, y1 - high / 2))
+            arrow(axis, (x0 + width / 2, y0), (x1, y0), (x1, y1 - high / 2))
     _text(axis, 50, 64.6, "skips", color=GREEN)
     time_trunk, text_trunk = 0.8, 95.5
     for side, y in level_y.items():
@@ -259,12 +251,12 @@ def unet_ladder(net: nn.Module, x: Tensor, index: Tensor, context: Tensor, *, al
         if time_at[side]:
             axis.plot([time_trunk, max(time_at[side])], [rail, rail], color=RED, lw=1)
             for cx in time_at[side]:
-                _arrow(axis, (cx, rail), (cx, y - high / 2), color=RED, width=1)
+                arrow(axis, (cx, rail), (cx, y - high / 2), color=RED, width=1)
         if text_at[side]:
             rail -= 1.0
             axis.plot([min(text_at[side]), text_trunk], [rail, rail], color=PINK, lw=1, ls="--")
             for cx in text_at[side]:
-                _arrow(axis, (cx, rail), (cx, y - high / 2), color=PINK, width=1)
+                arrow(axis, (cx, rail), (cx, y - high / 2), color=PINK, width=1)
     last = level_y[sides[-1]] - high / 2
     first = level_y[sides[0]] - high / 2
     axis.plot([time_trunk] * 2, [9.2, first - 1.5], color=RED, lw=1)
@@ -326,7 +318,7 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
             _text(axis, cx, 19.6, shape[0], 10)
             _text(axis, cx, 17.4, f"{shape[1]}²", 10)
             if k:
-                _arrow(axis, (cx - pitch + width / 2, y), (cx - width / 2, y), width=1)
+                arrow(axis, (cx - pitch + width / 2, y), (cx - width / 2, y), width=1)
 
     bars(left, 8.6, CONV)
     start = 96 - 4.4 - pitch * (len(right) - 1)
@@ -351,9 +343,9 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
         _box(axis, cx, low, text, wide, 5.6, color, 10)
     for (a, _, wa, _), (b, _, wb, _) in zip(boxes, boxes[1:], strict=False):
         last = b == boxes[-1][0]
-        _arrow(axis, (a + wa / 2, low), (b - wb / 2, low), style="--" if last else "-")
+        arrow(axis, (a + wa / 2, low), (b - wb / 2, low), style="--" if last else "-")
     top = low + 2.8
-    _arrow(
+    arrow(
         axis,
         (end + width / 2, y),
         (end + width / 2 + 1.2, y),
@@ -361,7 +353,7 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
         (10, 13.6),
         (10, top),
     )
-    _arrow(
+    arrow(
         axis,
         (86.3, top),
         (86.3, 13.6),
@@ -370,6 +362,6 @@ def autoencoder(vae: nn.Module, x: Tensor, *, alt: str) -> None:
         (start - width / 2, y),
     )
     _text(axis, 50, 1.6, f"noise $\\epsilon$ {_of(tuple(z.shape[1:]))}", 10)
-    _arrow(axis, (50, 2.6), (50, low - 2.8))
+    arrow(axis, (50, 2.6), (50, low - 2.8))
     _text(axis, 75.5, 1.6, "here the diffusion works", 10, "#555555")
     display(alt)

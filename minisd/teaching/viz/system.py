@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
+from . import boxes
 from .page import display
 
 
@@ -13,16 +14,11 @@ def system_map(*, alt: str) -> None:
     axis.axis("off")
 
     def box(x, y, text, notebooks="", color="#dbe9f6", width=13.0):
-        corner = (x - width / 2, y - 3.5)
-        style = "round,pad=0,rounding_size=1"
-        axis.add_patch(FancyBboxPatch(corner, width, 7, style, fc=color, ec="#555555", lw=0.8))
-        axis.text(x, y + 1.1 * bool(notebooks), text, ha="center", va="center")
+        boxes.box(axis, x, y, text + "\n" * bool(notebooks), width, 7, color, 11, 1, zorder=1)
         axis.text(x, y - 1.9, notebooks, ha="center", va="center", fontsize=7.5, color="#b03060")
 
-    def arrow(*corners, label="", at=(0.0, 0.0), color="#222222", style="-"):
-        axis.plot(*zip(*corners[:-1], strict=True), color=color, ls=style, lw=1.1)
-        line = {"arrowstyle": "-|>", "color": color, "ls": style, "lw": 1.1, "shrinkA": 0}
-        axis.annotate("", corners[-1], corners[-2], arrowprops=line)
+    def arrow(*corners, label="", at=(0.0, 0.0), **look):
+        boxes.arrow(axis, *corners, width=1.1, **look)
         axis.text(*at, label, ha="center", va="center", fontsize=7.5, color="#333333")
 
     plain, training = "#ffffff", {"color": "#888888", "style": "--"}
