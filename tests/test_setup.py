@@ -14,8 +14,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from minisd.teaching import viz
-
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -176,17 +174,12 @@ def server(**settings):
     return kept | {"PYTHONPATH": str(ROOT)} | settings
 
 
-STYLE = f"<script>{viz.page.STYLE}</script>"
-
-
 def notebook():
-    """Its first cell puts a line of CSS on the page, its second shows a picture."""
+    """Its second cell shows a picture."""
     sources = "from minisd.teaching import viz\nviz.setup()", "viz.plt.plot([1, 2])\nviz.plt.show()"
     cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
-    style = {"text/plain": "<IPython.core.display.HTML object>", "text/html": STYLE}
     shown = {"text/plain": "<Figure size 900x360 with 1 Axes>", "image/png": ""}
-    for cell, data in zip(cells, (style, shown), strict=True):
-        cell.outputs = [nbformat.v4.new_output("display_data", data)]
+    cells[1].outputs = [nbformat.v4.new_output("display_data", shown)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
 
@@ -196,7 +189,7 @@ def test_pictures_appear_where_another_backend_is_named(backend):
     """For all programs of a server: one that draws files, or one that has no display there."""
     book = notebook()
     NotebookClient(book, timeout=100).execute(env=server(MPLBACKEND=backend))
-    assert [o.data["text/html"] for o in book.cells[0].outputs] == [STYLE]
+    assert book.cells[0].outputs == []
     assert [sorted(o.data) for o in book.cells[1].outputs] == [["image/png", "text/plain"]]
 
 

@@ -1,18 +1,22 @@
 """What `viz` puts on a page: a picture, its words, a flip-book that is told apart from others."""
 
+import ast
 import base64
+import inspect
 import io
 import json
 import re
+import textwrap
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from minisd.models import configs
+from minisd import guidance, samplers, schedules
+from minisd.models import blocks, configs, unet
 from minisd.teaching import viz
-from minisd.teaching.viz import page
+from minisd.teaching.viz.source import WIDE, narrow
 
 
 @pytest.fixture
@@ -160,6 +164,25 @@ SOURCE = '''def f(x):
     """
     return "a string of code that is too long for the column, and stays as it is, in one line"
 '''
+CODE = """def first(network: Tensor, x: Tensor, scale: float = 7.5, steps: int = 50) -> Tensor:
+    names = [name for name, part in network.parts.items() if part.weight is not None]  # a comment
+    for name, part in zip(names, network.all_of_its_parts(names, scale), strict=True):
+        x = part(x, f"a {name}, {steps}") + (scale * x if steps else network(x, scale))
+    return x
+"""
+NARROW = """def first(network: Tensor, x: Tensor,
+        scale: float = 7.5, steps: int = 50) -> Tensor:
+    # a comment
+    names = [name
+        for name, part in network.parts.items()
+        if part.weight is not None]
+    for name, part in zip(names,
+            network.all_of_its_parts(names, scale),
+            strict=True):
+        x = part(x, f"a {name}, {steps}") + (scale * x
+            if steps else network(x, scale))
+    return x
+"""
 
 
 def test_a_map_lies_over_a_picture_in_its_own_squares():
@@ -179,9 +202,39 @@ def test_a_map_lies_over_a_picture_in_its_own_squares():
     viz.plt.close("all")
 
 
+def test_code_is_broken_within_brackets_and_stays_the_program_that_it_was():
+    out = narrow(CODE, 55)
+    assert out == NARROW and narrow(out, 55) == out and narrow(CODE, 120) == CODE
+    assert ast.dump(ast.parse(out)) == ast.dump(ast.parse(CODE))
+
+
+def test_what_notebooks_show_fits_on_the_page():
+    """Every function of the sampling and of the networks is the same program in short lines."""
+    before, after = [], []
+    for module in (samplers, schedules, guidance, blocks, unet):
+        for function in vars(module).values():
+            if getattr(function, "__module__", "") == module.__name__ and callable(function):
+                source = textwrap.dedent(inspect.getsource(function))
+                out = narrow(source)
+                assert _program(out) == _program(source)
+                before += [line for line in source.split("\n") if len(line) > WIDE]
+                after += [line for line in out.split("\n") if len(line) > WIDE]
+    left = [line for line in after if '"' not in line]  # a string is not broken
+    assert len(before) > 300 and len(left) <= 5, left
+
+
+def _program(source):
+    """It without the docstrings, in which words may go to another line."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(str(node.value.value).split())
+    return ast.dump(tree)
+
+
 def test_docstrings_are_broken_between_words():
-    out = page.narrow(SOURCE, 50)
+    out = narrow(SOURCE, 50)
     assert out.split() == SOURCE.split()
     *doc, code = out.strip().split("\n")
     assert all(len(line) <= 50 for line in doc) and code == SOURCE.strip().split("\n")[-1]
-    assert "    y: another -> result." in doc and page.narrow(SOURCE, 200) == SOURCE
+    assert "    y: another -> result." in doc and narrow(SOURCE, 200) == SOURCE

@@ -5,7 +5,6 @@ import dataclasses
 import inspect
 import io
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from html import escape
 
 import matplotlib
 import matplotlib.pyplot as plt
+
+from .source import narrow
 
 # Okabe and Ito's colours, which people with colour-blindness can tell apart.
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
@@ -27,24 +28,10 @@ for (const words of document.querySelectorAll(".minisd-words")) {
   if (before && !before.alt) { before.alt = words.textContent; words.ariaHidden = "true"; }
 }
 </script>"""
-# JupyterLab would break the lines of a shown source anywhere, also within a word.
-# The rule goes into the page's head, since a cell that is scrolled away is taken off the page.
-STYLE = """
-if (!document.getElementById("minisd-style")) {
-  const style = document.head.appendChild(document.createElement("style"));
-  style.id = "minisd-style";
-  style.textContent = ".jp-OutputArea-output.jp-RenderedMarkdown pre, " +
-    ".jp-OutputArea-output.jp-RenderedMarkdown pre code { white-space: pre !important; " +
-    "word-break: normal !important; font-size: 13px !important; }";
-}"""
-WIDE = 68  # characters of code that JupyterLab shows in one line on a laptop's screen
 
 
 def setup() -> None:
     """One look for every notebook: figures as wide as the page, with letters that can be read.
-
-    In a kernel it also puts a line of CSS on the page, by which long lines of a shown source can be
-    scrolled.
 
     Where MPLBACKEND is set for a whole machine, as on many servers, a notebook would show no
     picture, so in a kernel that backend gives way to Jupyter's. One that you chose yourself stays.
@@ -70,10 +57,6 @@ def setup() -> None:
             "lines.linewidth": 1.6,
         }
     )
-    if hasattr(shell, "kernel"):
-        from IPython.display import HTML, display
-
-        display(HTML(f"<script>{STYLE}</script>", metadata={}))
 
 
 def publish(png: bytes, alt: str, html: str = "") -> None:
@@ -104,34 +87,8 @@ def display(alt: str, figure=None) -> None:
     publish(png.getvalue(), alt)
 
 
-def narrow(source: str, width: int = WIDE) -> str:
-    """Source with the long lines of its docstrings broken between words.
-
-    A line that is too long takes what follows in its paragraph with it. "name: ..." and a line that
-    is indented differently begin a paragraph of their own. Code is left as it is.
-    """
-    parts = re.split(r'("""(?:.|\n)*?""")', source)
-    for i in range(1, len(parts), 2):
-        lines, out = parts[i].split("\n"), []
-        while lines:
-            line = lines.pop(0)
-            if len(line) > width:
-                indent = " " * (len(line) - len(line.lstrip()))
-                indent = indent or " " * 4  # the docstring's first line
-                while lines and re.match(rf"{indent}\S(?!\w*: )", lines[0]):
-                    line += " " + lines.pop(0).strip()
-                own = re.match(r" *", line)[0]
-                wrapped = textwrap.wrap(
-                    line.strip(), width, initial_indent=own, subsequent_indent=indent
-                )
-                line = "\n".join(wrapped)
-            out.append(line)
-        parts[i] = "\n".join(out)
-    return "".join(parts)
-
-
 def show(*functions: Callable) -> None:
-    """The source of each function, as it runs: a notebook that shows it fails when it changes."""
+    """The source of each function, in lines that fit; a test fails when what is shown changes."""
     from IPython.display import Markdown, display
 
     for function in functions:
