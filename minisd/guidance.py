@@ -178,7 +178,9 @@ def norm_threshold(limit: float = 1.0, spatial: bool = False) -> Callable[[Tenso
 
 
 def from_v(v_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
-    """A model that predicts v, as an eps_model. Gives x0 as well, so ᾱ_t = 0 is no exception.
+    """An eps_model made of a model that predicts v: it returns ε and x0, both computed from v.
+
+    So it also works at ᾱ_t = 0, where no x0 can be computed from ε.
 
     Official: `parameterization="v"`
     """
@@ -191,7 +193,9 @@ def from_v(v_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
 
 
 def from_x0(x0_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
-    """A model that predicts x0, as an eps_model. Gives x0 as well, so ᾱ_t = 0 is no exception.
+    """An eps_model made of a model that predicts x0: it returns that x0, and ε computed from it.
+
+    So it also works at ᾱ_t = 0, where no x0 can be computed from ε.
 
     Official: `parameterization="x0"`
     """

@@ -71,7 +71,9 @@ def l_t(
 
 
 def l_T(x0: Tensor, ab: Tensor) -> Tensor:
-    """DDPM eq. 5, first term: how far q(x_T|x_0) is from N(0, I). No network has a say in it.
+    """DDPM eq. 5, first term: how far q(x_T|x_0) is from N(0, I).
+
+    The network does not occur in it, so training leaves it out.
 
         KL(N(√ᾱ_T x_0, (1-ᾱ_T) I) ‖ N(0, I)) = ½ (ᾱ_T ‖x_0‖² - d ᾱ_T - d log(1-ᾱ_T))
 

@@ -114,7 +114,8 @@ def check_eta(eta: float, noise: Callable | None, times: list[float], ab: Clock)
     for t, s in pairwise(times):
         if sigma(ab[t], ab[s], eta) ** 2 > 1 - ab[s] + 1e-12:
             raise ValueError(
-                f"eta={eta} asks for more noise than x holds at t={s}; eta from 0 to 1 always fits"
+                f"eta={eta} is too large for the step from t={t} to t={s}: its noise would exceed "
+                f"all the noise of x at t={s}; eta from 0 to 1 is always allowed"
             )
 
 

@@ -353,7 +353,13 @@ def dpmpp_3m_sde(
 def _multistep(
     model, x, times, ab, name, order=None, published=False, eta=0.0, noise=None, start=None
 ) -> Steps:
-    """A row of MULTISTEP: DDIM's step with the mean of the polynomial through the last answers."""
+    """A multistep solver: DDIM's step with a mean of the last predictions in place of the newest.
+
+    MULTISTEP[name] says what is averaged (ε or x0), over which clock (step, σ or λ), and how many
+    predictions at most. `polynomial_mean` puts a polynomial through them and averages it over the
+    step. published: with the weights of the published code. start: what replaces the mean in the
+    first step, where there is only one prediction.
+    """
     of, over, usual = MULTISTEP[name]
     order = check_count("order", usual if order is None else order, most=4)
     check_eta(eta, noise, [], ab)
@@ -430,12 +436,12 @@ def _heun_step(model, x, t: float, s: float) -> tuple[Tensor, Tensor, Tensor]:
 def ddim_invert(
     eps_model: EpsModel, x: Tensor, times: list[float], ab: Tensor, refine: int = 0
 ) -> Steps:
-    """DDIM §4.3: the η = 0 steps backwards, from x at times[-1] up to the noise at times[0].
+    """DDIM §4.3: the η = 0 steps run backwards, from x at times[-1] to its noise at times[0].
 
-    A step down asked for ε where it began, at t; going up, that x_t is not known yet. So query the
-    network where x is, at s, and then `refine` times at the x_t so found: that converges to a fixed
-    point, from which `ddim` comes back to x exactly. The official `encode` queries at the index
-    that its loop counts: with use_original_steps=True that is t, on a shorter grid a wrong time.
+    `ddim` evaluates the network at x_t, where its step begins. On the way back x_t is what we look
+    for, so the network is evaluated at x_s, and then `refine` times at the x_t found last. If these
+    x_t converge, `ddim` leads from the limit back to x_s exactly. The official `encode` passes the
+    index that its loop counts: that of t with use_original_steps=True, else that of a wrong time.
     """
     times, ab = check_inputs(x, times, ab)
     check_count("refine", refine, least=0)

@@ -36,8 +36,8 @@ class GaussianMixture:
 class IdealDenoiser:
     """The best possible ε_θ for a Gaussian mixture, E[ε | x_t], in closed form: an eps_model.
 
-    Component k is N(√ᾱ m_k, v_k I) at time t, with v_k = ᾱ s_k² + 1 - ᾱ. With r_k the probability
-    that x_t came from it (Bayes),
+    At time t component k, of mean m_k and standard deviation σ_k, has become N(√ᾱ_t m_k, v_k I)
+    with v_k = ᾱ_t σ_k² + 1 - ᾱ_t. With r_k the probability that x_t came from it (Bayes' rule),
 
         E[ε | x_t] = √(1-ᾱ_t) Σ_k r_k (x_t - √ᾱ_t m_k) / v_k  = -√(1-ᾱ_t) ∇ log q(x_t)
 
@@ -53,9 +53,8 @@ class IdealDenoiser:
             shape = ", ".join(map(str, self.mixture.means.shape[1:]))
             raise ValueError(f"x must be (b, {shape}) like the data, got {tuple(x.shape)}")
         means = self.mixture.means.flatten(1)  # (k, d)
-        ab = torch.as_tensor(ab_at(self.ab, t, means), dtype=means.dtype).reshape(
-            -1, 1
-        )  # (1 or b, 1)
+        ab = torch.as_tensor(ab_at(self.ab, t, means), dtype=means.dtype)
+        ab = ab.reshape(-1, 1)  # (1 or b, 1)
         var = ab * self.mixture.std**2 + 1 - ab  # (1 or b, k)
         away = x.flatten(1).to(means.dtype)[:, None] - ab.sqrt()[..., None] * means  # (b, k, d)
         log_density = -(away**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()

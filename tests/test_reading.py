@@ -122,6 +122,22 @@ def test_open_code_fits_a_laptops_screen(path):
     for cell in cells(path, "code"):
         for line in source(cell).splitlines():
             assert folded(cell) or len(line) <= 84, line
+        for output in cell["outputs"]:
+            for line in "".join(output.get("text", "")).splitlines():  # or it is broken anywhere
+                assert len(line) <= 84, line
+
+
+@every
+def test_a_table_is_one_block_of_rows(path):
+    """A line between two rows ends a table, and what follows it is shown as text with bars."""
+    for cell in cells(path, "markdown"):
+        text = re.sub(r"```.*?```|`[^`\n]*`", "", source(cell), flags=re.S)
+        for block in re.findall(r"(?:^\|.*\n?)+", text, re.M):
+            head, line, *rows = (row.strip() for row in block.splitlines())
+            assert re.fullmatch(r"\|(?: *:?-+:? *\|)+", line) and rows, block
+            for row in (head, *rows):
+                bars = len(re.findall(r"(?<!\\)\|", re.sub(r"\$[^$]*\$", "", row)))
+                assert row[-1] == "|" and bars == line.count("|"), row
 
 
 @every

@@ -607,7 +607,7 @@ def test_the_largest_eta_that_fits(t, s):
     largest = float(((1 - AB[t]) / (1 - AB[t] / AB[s])).sqrt())
     step = next(ddim(IDEAL, X_T, [t, s], AB, largest, replay([X_T])))
     close(step.x, AB[s].sqrt() * step.x0 + (1 - AB[s]).sqrt() * X_T, 1e-6)
-    with pytest.raises(ValueError, match=f"asks for more noise than x holds at t={s}"):
+    with pytest.raises(ValueError, match=f"exceed all the noise of x at t={s}"):
         next(ddim(IDEAL, X_T, [t, s], AB, largest * 1.0001, replay([X_T])))
 
 
@@ -616,7 +616,7 @@ def test_wrong_eta():
         for sampler in (ddim, plms, s_pndm, pndm):
             with pytest.raises(ValueError, match=r"eta must be a number in \[0, inf\), got"):
                 next(sampler(IDEAL, X_T, [1000, 500, 0], AB, eta))
-    with pytest.raises(ValueError, match="more noise"):
+    with pytest.raises(ValueError, match="is too large for the step"):
         next(ddim(IDEAL, X_T, [1000, 500, 0], AB, 3.0, gaussian(0)))
     with pytest.raises(ValueError, match="pass noise="):
         next(ddim(IDEAL, X_T, [1000, 0], AB, 0.5))

@@ -41,7 +41,7 @@ its author put in. Convert it once, in a process that keeps to weights_only:
     from safetensors.torch import save_file
 {stand_ins}    state = load(open({name}, "rb"), map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
-    state = {{key: value.clone() for key, value in state.items() if hasattr(value, "clone")}}
+    state = {{k: v.clone() for k, v in state.items() if hasattr(v, "clone")}}
     save_file(state, {target})"""
 STAND_INS = """\
     from torch import serialization
