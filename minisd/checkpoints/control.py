@@ -35,7 +35,7 @@ def load_control(
         tensors = {k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)}
     layout = next((name for name, key in HINTS.items() if key(0) in tensors), None)
     if layout is None or signature(tensors) is None:
-        kind = kind_of(tensors)
+        kind = ("", "a checkpoint") if "model.diffusion_model" in "".join(tensors) else kind_of(tensors)
         what = ", but " + kind[1].split(":")[0].split(",")[0] if kind else ""
         raise CheckpointError(f"{path} holds no ControlNet{what}")
     config, what = _config(path, tensors, unet, layout), f"{path.name}, ControlNet,"

@@ -1,0 +1,188 @@
+"""The tiny model's ControlNet: outlines, what its training promises, and the command that uses it."""
+
+import numpy as np
+import pytest
+import torch
+from network_pairs import difference
+
+from minisd.__main__ import main
+from minisd.checkpoints import load, tensorfile
+from minisd.checkpoints.control import load_control
+from minisd.models import configs
+from minisd.pipeline import Pipeline, open_picture, save_png
+from minisd.pipeline.pictures import read_settings
+from minisd.tiny import train
+from minisd.tiny.control import Sketched, edges, overlap, painted, silhouette
+from minisd.tiny.scenes import Scene, Thing, paint, random_scene
+from minisd.tiny.weights import TINY
+from minisd.training import Run, Settings, rng
+
+SHORT = Settings(steps=10, batch=2, rate=2e-3, warmup=0, decay=0.4, ema=0.9)
+PROMPT = "a red circle"
+HOW = ("--steps", "2", "--zoom", "1", "--quiet")
+
+
+def scenes(n):
+    return [random_scene(rng(77, i)) for i in range(n)]
+
+
+# ---- outlines -----------------------------------------------------------------------------
+
+
+def test_the_outline_of_a_square_is_its_border():
+    """Inside and outside it is black, along the border white, whatever the colours."""
+    x = np.arange(64)
+    for color, ground in ((1.0, -1.0), (-0.2, 0.2)):
+        picture = torch.full((1, 3, 64, 64), ground)
+        picture[..., 20:40, 10:30] = color
+        found = edges(picture)
+        rows, columns = (((x >= a - 1) & (x <= b)) for a, b in ((20, 40), (10, 30)))
+        inner = ((x >= 21) & (x <= 38))[:, None] & ((x >= 11) & (x <= 28))[None]
+        wanted = rows[:, None] & columns[None] & ~inner
+        assert np.array_equal(found[0, 0].numpy() == 1, wanted)
+        assert {*found.unique().tolist()} == {-1.0, 1.0} and (found == found[:, :1]).all()
+    assert (edges(torch.zeros(1, 3, 8, 8)) == -1).all()
+
+
+def test_outlines_of_every_scene_lie_along_its_silhouettes():
+    """Colours of the world stand out from its backgrounds, so no thing is lost: an outline's
+    pixels are within one of a silhouette's border, and go all around it."""
+    for scene in scenes(40):
+        mask = silhouette(scene)
+        grown = [np.roll(mask, k, axis) for axis in (0, 1) for k in (-1, 0, 1)]
+        border = np.any(grown, axis=0) & ~np.all(grown, axis=0)
+        white = edges(paint(scene)[None])[0, 0].numpy() > 0
+        assert (white & border).sum() > 0.95 * border.sum()
+        wide = [np.roll(border, k, axis) for axis in (0, 1) for k in (-2, -1, 0, 1, 2)]
+        assert not (white & ~np.any(wide, axis=0)).any()
+
+
+def test_a_picture_of_a_scene_is_painted_where_its_silhouette_is():
+    shares = [overlap(painted(paint(scene)), silhouette(scene)) for scene in scenes(40)]
+    assert min(shares) > 0.8
+    left = Thing("circle", "red", "small", 0.1, 0.2, 0.5, 0.0)
+    a, b = (silhouette(Scene((thing,), "white")) for thing in (left, left._replace(x=0.8)))
+    assert overlap(a, a) == 1 and overlap(a, b) == 0
+    half = np.zeros((64, 64), bool)
+    half[:, :32] = True
+    assert overlap(half, np.ones((64, 64), bool)) == 0.5
+
+
+# ---- the training -------------------------------------------------------------------------
+
+
+def content(path):
+    return {key: value.read() for key, value in tensorfile.open_tensors(path)[0].items()}
+
+
+@pytest.mark.equal_bits("a training that goes on is the one in one piece: docs/PROMISES.md")
+def test_killed_after_each_of_ten_steps_it_ends_the_same(tmp_path):
+    whole = Run(Sketched(load(TINY)), SHORT, tmp_path / "whole.safetensors")
+    before = whole.stage.loss(10**6, range(6)).detach()
+    frozen = {k: v.clone() for k, v in whole.stage.unet.state_dict().items()}
+    for _ in whole.go():
+        pass
+    whole.save()
+    stage = Sketched(load(TINY))
+    begun = {key: value.clone() for key, value in stage.network.state_dict().items()}
+    for _ in range(10):
+        stage.network.load_state_dict(begun)  # as a new process would find it
+        run = Run(stage, SHORT, tmp_path / "pieces.safetensors")
+        next(run.go())
+        run.save()
+    a, b = content(whole.path), content(run.path)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert len(a["losses"]) == 10
+    assert whole.stage.loss(10**6, range(6)).detach() < before  # it learns
+    now = whole.stage.unet.state_dict()
+    assert all(torch.equal(now[key], value) for key, value in frozen.items())  # and it alone
+
+
+def test_a_step_is_the_sum_over_its_samples():
+    """Two processes that share a batch draw what one does."""
+    stage = Sketched(load(TINY))
+    whole = stage.loss(3, range(4)).detach()
+    halves = [stage.loss(3, range(rank, 4, 2)).detach() for rank in (0, 1)]
+    assert abs(whole - sum(halves) / 2) < 1e-5 * whole
+    assert abs(whole - Sketched(load(TINY), seed=1).loss(3, range(4)).detach()) > 1e-3
+
+
+# ---- the command --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a ControlNet that a few steps have trained, and a sketch."""
+    folder = tmp_path_factory.mktemp("control")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train.SETTINGS, "control", SHORT._replace(steps=2, rate=0.02))
+        assert main(["train", "control", "--folder", str(folder)]) == 0
+    save_png(folder / "sketch.png", edges(paint(scenes(1)[0], 128)[None]))
+    return folder
+
+
+def run(folder, *words):
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_a_picture_with_a_sketch_is_the_pipelines_and_is_made_again(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    net, sketch = "control-net.safetensors", open_picture("sketch.png", 64)
+    words = ("--control", "sketch.png", "--control-net", net, "--out", "a.png")
+    assert run(folder, PROMPT, *HOW, *words, "--control-scale", "0.7") == 0
+    pipe = Pipeline.load(TINY, control_net=net)
+    how = {"steps": 2, "hint": sketch}
+    wanted = pipe.txt2img(PROMPT, **how, control_scale=0.7).pictures()
+    plain = pipe.txt2img(PROMPT, steps=2).pictures()
+    none = pipe.txt2img(PROMPT, **how, control_scale=0).pictures()
+    assert (open_picture("a.png") - wanted).abs().max() <= 1.01 / 127.5
+    assert (wanted - plain).abs().max() > 0.05 and difference(none, plain) < 1e-4
+    two = pipe.txt2img([PROMPT, "a star"], **how, n=1, control_scale=0.7).pictures()
+    assert difference(two[:1], wanted) < 1e-4
+    assert run(folder, "again", "a.png", "--out", "b.png", "--quiet") == 0
+    assert (open_picture("b.png") - open_picture("a.png")).abs().max() <= 1.01 / 127.5
+    assert read_settings("a.png") == read_settings("b.png")
+    save_png("sketch.png", -sketch)
+    assert run(folder, "again", "a.png", "--out", "b.png", "--quiet") == 1
+    save_png("sketch.png", sketch)
+    for way in (("trajectory", PROMPT), ("img2img", "a.png", PROMPT)):
+        words = ("--control", "sketch.png", "--control-net", net, "--out", "c.png", "--guess")
+        assert run(folder, *way, *HOW, "--sampler", "heun", *words) == 0
+
+
+def test_what_goes_wrong_is_told_in_a_sentence(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    net, sketch = ("--control-net", "control-net.safetensors"), ("--control", "sketch.png")
+    for words, says in (
+        (sketch, "a sketch leads by a ControlNet: tell both"),
+        (net, "tell both, --control SKETCH.png --control-net FILE"),
+        (("--guess",), "tell both"),
+        (("--control-scale", "2"), "tell both"),
+        ((*net, *sketch, "--control-scale", "-1"), "control_scale must be at least 0"),
+        ((*sketch, "--control-net", "no.safetensors"), "there is no file no.safetensors"),
+        ((*sketch, "--control-net", TINY), "holds no ControlNet, but a checkpoint"),
+        ((*net, "--control", "no.png"), "no such picture: no.png"),
+        ((*net, *sketch, "--out", "sketch.png"), "is a picture that is given, and would be lost"),
+        ((*net, "--control", net[1]), "cannot be read as a picture"),
+    ):
+        assert run(folder, PROMPT, *HOW, *words) == 1
+        said = capsys.readouterr().err
+        assert says in said and len(said.splitlines()) == 1, said
+    assert run(folder, "upscale", "sketch.png", PROMPT, *net) == 2
+    assert run(folder, PROMPT, "--checkpoint", net[1]) == 1
+    assert "by --control-net or" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there is none: tell control_net=FILE"):
+        Pipeline.load(TINY).txt2img(PROMPT, hint=torch.zeros(1, 3, 64, 64))
+    save_png("white.png", torch.ones(3, 64, 64))
+    assert run(folder, PROMPT, *HOW, *net, "--control", "white.png", "--out", "d.png") == 0
+    assert "learned white outlines on black" in capsys.readouterr().err
+
+
+def test_the_exported_file_is_the_average_and_fits_its_model_alone(folder):
+    average = content(folder / "control.safetensors")
+    found = load_control(folder / "control-net.safetensors", configs.TINY).state_dict()
+    for key, value in found.items():
+        assert torch.equal(value, average[f"average.{key}"].half().float()), key
