@@ -10,14 +10,17 @@ from ..models.configs import ControlConfig, UNetConfig
 from ..models.controlnet import ControlNet, control_config
 from .diffusers_folder import converted, weights_in
 from .families import Part, Signature, recognise, signature
-from .layouts import kind_of, without_wrapper
+from .layouts import without_wrapper
 from .loading import load_module
+from .lora_file import instead
 from .tensorfile import CheckpointError, Stored, open_tensors, save_tensors
 
 PREFIX = "control_model."
 HINTS = {  # the hint's convolutions, in their order, as the official code and diffusers name them
     "official": lambda k: f"input_hint_block.{2 * k}.weight",
-    "diffusers": lambda k: f"controlnet_cond_embedding.{f'blocks.{k - 1}' if k else 'conv_in'}.weight",
+    "diffusers": lambda k: (
+        f"controlnet_cond_embedding.{f'blocks.{k - 1}' if k else 'conv_in'}.weight"
+    ),
 }
 
 
@@ -35,9 +38,7 @@ def load_control(
         tensors = {k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)}
     layout = next((name for name, key in HINTS.items() if key(0) in tensors), None)
     if layout is None or signature(tensors) is None:
-        kind = ("", "a checkpoint") if "model.diffusion_model" in "".join(tensors) else kind_of(tensors)
-        what = ", but " + kind[1].split(":")[0].split(",")[0] if kind else ""
-        raise CheckpointError(f"{path} holds no ControlNet{what}")
+        raise CheckpointError(f"{path} holds no ControlNet{instead(tensors)}")
     config, what = _config(path, tensors, unet, layout), f"{path.name}, ControlNet,"
     if layout == "diffusers":
         tensors = converted(Part(ControlNet, config, ""), tensors, what)[1]
@@ -45,7 +46,7 @@ def load_control(
 
 
 def save_control(path: str | Path, control: ControlNet) -> None:
-    """Write a ControlNet under its official names; the config is told by the U-Net that it leads."""
+    """Write a ControlNet under its official names; the U-Net that it leads tells its config."""
     tensors = {PREFIX + key: value for key, value in control.state_dict().items()}
     save_tensors(path, tensors, {"format": "pt"})
 
@@ -73,6 +74,4 @@ def _config(
     if any(len(shape) != 4 for shape in shapes):
         raise CheckpointError(f"{path} has a hint's network that is none of convolutions: {shapes}")
     widths = tuple(shape[0] for shape in shapes[::2])
-    return control_config(
-        unet, widths, in_channels=found.in_channels, hint_channels=shapes[0][1]
-    )
+    return control_config(unet, widths, in_channels=found.in_channels, hint_channels=shapes[0][1])

@@ -133,7 +133,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     model, how, size, control = _model(), _how(), _size(), _control()
     parents = {"again": [_out()], "info": [], "upscale": [how, size, model]}
     made = {
-        name: commands.add_parser(name, parents=parents.get(name, [how, size, model, control]), help=said)
+        name: commands.add_parser(
+            name, parents=parents.get(name, [how, size, model, control]), help=said
+        )
         for name, said in COMMANDS.items()
     }
     for name, command in made.items():
@@ -251,17 +253,23 @@ def _control() -> Parser:
     parser = Parser(add_help=False)
     control = parser.add_argument_group("a sketch that leads the picture")
     control.add_argument(
-        "--control", type=Path, metavar="PICTURE", help="of the kind that the ControlNet learned, "
-        "as white outlines on black"
+        "--control",
+        type=Path,
+        metavar="PICTURE",
+        help="of the kind that the ControlNet learned, as white outlines on black",
     )
     control.add_argument(
-        "--control-net", type=Path, metavar="FILE", help="the ControlNet: .safetensors file or "
-        "diffusers folder"
+        "--control-net",
+        type=Path,
+        metavar="FILE",
+        help="the ControlNet: .safetensors file or diffusers folder",
     )
     control.add_argument("--control-scale", type=number, help="how much it leads; 1 by default")
     control.add_argument(
-        "--guess", action="store_true", help="lead without a prompt: the deep layers most, and "
-        "nothing in the unconditional prediction"
+        "--guess",
+        action="store_true",
+        help="lead without a prompt: the deep layers most, and "
+        "nothing in the unconditional prediction",
     )
     return parser
 

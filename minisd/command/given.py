@@ -161,9 +161,7 @@ def tell_mask(path: Path, image, share: float) -> None:
         say(f"{path} {shows}: {share:.0%} of the picture is painted anew")
 
 
-def picture_size(
-    pipe, options: argparse.Namespace, images: dict, sketch=None
-) -> tuple[int, int]:
+def picture_size(pipe, options: argparse.Namespace, images: dict, sketch=None) -> tuple[int, int]:
     """(h, w) of what is painted, or, for upscale, of what is painted larger: as large as it is.
     A sketch has its proportions followed where no size and no picture is given."""
     if options.command != "upscale":

@@ -76,7 +76,10 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
         settings["share"] = 0.8 if options.share is None else options.share
-    size, prompted = picture_size(pipe, options, images, sketch), pipe.config.context_dim is not None
+    size, prompted = (
+        picture_size(pipe, options, images, sketch),
+        pipe.config.context_dim is not None,
+    )
     settled = pipe.settled(asked)
     settings |= {"scale": settled.scale, "sampler": settled.sampler, "grid": settled.grid}
     settings |= {name: told for name, told in settled.options().items() if name in fields}

@@ -36,7 +36,7 @@ def zero_conv(channels: int, out: int | None = None, size: int = 1) -> nn.Conv2d
 
 
 def guess_scales(connections: int = 13) -> list[float]:
-    """ControlNet §4, guess mode: the scale of each connection, the middle's last.
+    """ControlNet guess mode of its code: the scale of each connection, the middle's last.
 
         0.825^(12 - i),  i = 0..12
 

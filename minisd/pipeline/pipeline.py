@@ -31,8 +31,8 @@ from ..noise import keep
 from ..prediction import EpsModel
 from ..samplers import Step, ddim_invert
 from ..schedules import ab_at, alpha_bar, scaled_linear_betas
-from .control import hint_size, led
 from .conditioning import depth_channel, paint_mask, read_tokenizer, repeated, shrink
+from .control import hint_size, led
 from .menu import SAMPLERS
 from .networks import Networks
 from .pictures import as_depth, as_mask, as_picture
@@ -320,7 +320,7 @@ class Pipeline(Networks):
         return Told(cond, uncond, scale, count, own_noise(s.seed, count), s, hint)
 
     def _hint(self, hint, size: tuple[int, int] | None) -> Tensor:
-        """What leads a ControlNet, at the picture's size and from 0 to 1; ValueError without one."""
+        """The hint at the picture's size, from 0 to 1; ValueError where no ControlNet takes it."""
         if self.control is None:
             raise ValueError("a hint leads a ControlNet, and there is none: tell control_net=FILE")
         if size is None:

@@ -198,7 +198,7 @@ class Settings:
     frame: Frame = Frame()  # SDXL's
     hint: Any = field(default=None, compare=False)  # a ControlNet's picture, as as_picture takes it
     control_scale: float = 1.0  # how much of what the ControlNet adds is taken
-    guess: bool = False  # ControlNet §4: led without a prompt, deep layers more than shallow ones
+    guess: bool = False  # lead the prompted prediction alone, by deep layers the most
 
     def __post_init__(self):
         for name in ("steps", "seed", "n"):

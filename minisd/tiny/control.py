@@ -1,7 +1,7 @@
 """A ControlNet for the tiny model: outlines say what stands where, the sentence the colours.
 
-    hint = edges(paint(scene)[None])                     # or a drawing, white lines on black
-    pipe.txt2img("a red star", hint=hint)                # pipe of control_net="control-net..."
+hint = edges(paint(scene)[None])                     # or a drawing, white lines on black
+pipe.txt2img("a red star", hint=hint)                # pipe of control_net="control-net..."
 """
 
 from dataclasses import asdict

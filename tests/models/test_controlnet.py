@@ -34,14 +34,18 @@ IDS = torch.tensor([[64, 48, 0, 3, 64, 64], [1024, 512, 5, 0, 1024, 1024]])
 
 def theirs_of(config, unet, vector):
     """A ControlNet's tensors by diffusers' names, apart from the table that minisd reads."""
-    outer = {f"input_hint_block.{2 * k}": f"controlnet_cond_embedding.{n}" for k, n in enumerate(HINT)}
+    outer = {
+        f"input_hint_block.{2 * k}": f"controlnet_cond_embedding.{n}" for k, n in enumerate(HINT)
+    }
     outer |= {f"zero_convs.{i}.0": f"controlnet_down_blocks.{i}" for i in range(12)}
     outer["middle_block_out.0"] = "controlnet_mid_block"
     if len(config.hint_widths) == 3:
         outer["input_hint_block.10"] = "controlnet_cond_embedding.conv_out"
     own = {k: v for k, v in unet.items() if keys.rename(k, outer) != k}
     rest = {k: v for k, v in unet.items() if k not in own}
-    return {keys.rename(k, outer): v for k, v in own.items()} | keys.unet_weights(rest, config, vector)
+    return {keys.rename(k, outer): v for k, v in own.items()} | keys.unet_weights(
+        rest, config, vector
+    )
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -79,7 +83,12 @@ def test_it_is_diffusers_controlnet(both):
     assert difference(tuple(added), (*down, mid)) <= 1e-5
     out = unet(x, INDEX, context, y, added)
     wanted = their_unet(
-        x, INDEX, context, down_block_additional_residuals=down, mid_block_additional_residual=mid, **extra
+        x,
+        INDEX,
+        context,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+        **extra,
     ).sample
     assert difference(out, wanted) <= 1e-5
     assert difference(unet(x, INDEX, context, y), wanted) > 0.1  # it leads
@@ -94,7 +103,13 @@ def test_guess_mode_is_diffusers(both):
     network = led(unet, control, hint[:1], scale=0.7, guess=True)
     out = network(x, INDEX, context)
     scaled = their_control(
-        x[1:], INDEX[1:], context[1:], hint[:1], conditioning_scale=0.7, guess_mode=True, return_dict=False
+        x[1:],
+        INDEX[1:],
+        context[1:],
+        hint[:1],
+        conditioning_scale=0.7,
+        guess_mode=True,
+        return_dict=False,
     )
     ramp = torch.logspace(-1, 0, len(scaled[0]) + 1)  # theirs, which ours need not be: 0.1 to 1
     official = [0.825 ** (len(ramp) - 1 - i) for i in range(len(ramp))]
@@ -115,7 +130,10 @@ def test_the_published_numbers_of_parameters():
     """diffusers' ControlNetModel of SD 1.5 has as many."""
     with torch.device("meta"):
         counts = [
-            sum(p.numel() for p in ControlNet(control_config(config, (16, 32, 96, 256))).parameters())
+            sum(
+                p.numel()
+                for p in ControlNet(control_config(config, (16, 32, 96, 256))).parameters()
+            )
             for config in (c.SD1, c.SD2, c.SDXL)
         ]
         theirs = sum(p.numel() for p in ControlNetModel(cross_attention_dim=768).parameters())
@@ -170,7 +188,9 @@ def test_guess_scales_and_sizes_are_the_official_ones():
 
 def test_a_hint_of_another_size_is_told():
     control = ControlNet(replace(control_config(narrow(c.SD1), (16, 32))))
-    with pytest.raises(ValueError, match=r"hint must be \(1, 3, 16, 16\) for x .* got \(1, 3, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"hint must be \(1, 3, 16, 16\) for x .* got \(1, 3, 8, 8\)"
+    ):
         control(draw(1, 4, 8, 8), torch.zeros(1, 3, 8, 8), INDEX[:1], draw(1, 5, 24))
 
 

@@ -1,4 +1,4 @@
-"""The tiny model's ControlNet: outlines, what its training promises, and the command that uses it."""
+"""The tiny model's ControlNet: outlines, what its training promises, and the command."""
 
 import numpy as np
 import pytest
