@@ -27,7 +27,8 @@ from minisd.models.unet import UNet
 from minisd.pipeline.control import hint_size, led
 
 HINT = ("conv_in", *(f"blocks.{i}" for i in range(6)), "conv_out")
-CONFIGS = {"sd1": c.SD1, "sd2": c.SD2, "sdxl": c.SDXL, "tiny": c.TINY}
+XL = replace(c.SDXL, transformer_depth=(1, 1, 2))  # in depth alone smaller
+CONFIGS = {"sd1": c.SD1, "sd2": c.SD2, "sdxl": XL, "tiny": c.TINY}
 INDEX = torch.tensor([7, 981])
 IDS = torch.tensor([[64, 48, 0, 3, 64, 64], [1024, 512, 5, 0, 1024, 1024]])
 
@@ -154,7 +155,7 @@ def test_at_first_nothing_changes_and_the_last_layers_learn_first():
     plain, out = unet(x, INDEX[:1], context), unet(x, INDEX[:1], context, control=added)
     assert difference(out, plain) <= 1e-5
     grown = {k: v for k, v in control.state_dict().items() if k in unet.state_dict()}
-    assert all(torch.equal(v, unet.state_dict()[k]) for k, v in grown.items()) and len(grown) == 100
+    assert all(torch.equal(v, unet.state_dict()[k]) for k, v in grown.items()) and len(grown) == 140
     out.square().sum().backward()
     zeros = ("zero_convs", "middle_block_out")
     for name, p in control.named_parameters():
@@ -214,7 +215,8 @@ def test_files_of_all_layouts_are_one(both, tmp_path):
         | {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()},
         {},
     )
-    for file in (path, bare, whole, folder, folder / "diffusion_pytorch_model.safetensors"):
+    files = (folder, path, bare, whole, folder / "diffusion_pytorch_model.safetensors")
+    for file in files if unet.config.groups == 16 else files[:1]:  # all for the smallest
         read = load_control(file, unet.config)
         assert read.config == control.config and not read.training
         found = read.state_dict()
