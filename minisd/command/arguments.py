@@ -55,8 +55,7 @@ THEIRS = """
 --lora: loras lora_weights
 --control: control_image hint
 --control-net: controlnet controlnet_model_name_or_path
---control-scale: controlnet_conditioning_scale strength_control
---guess: guess_mode"""  # ours: those of the official scripts and of diffusers
+--control-scale: controlnet_conditioning_scale"""  # ours: those of the official scripts and of diffusers
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
