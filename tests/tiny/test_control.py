@@ -13,7 +13,7 @@ from minisd.models import UNet, configs
 from minisd.pipeline import Pipeline, open_picture, save_png
 from minisd.pipeline.pictures import read_settings
 from minisd.tiny import train
-from minisd.tiny.control import Sketched, edges, overlap, painted, silhouette
+from minisd.tiny.control import Sketched, edges, measured, overlap, painted, silhouette
 from minisd.tiny.scenes import Scene, Thing, paint, random_scene
 from minisd.tiny.weights import TINY
 from minisd.training import Run, Settings, rng
@@ -68,6 +68,29 @@ def test_a_picture_of_a_scene_is_painted_where_its_silhouette_is():
     half = np.zeros((64, 64), bool)
     half[:, :32] = True
     assert overlap(half, np.ones((64, 64), bool)) == 0.5
+
+
+def test_drawings_themselves_are_right_and_overlap(monkeypatch):
+    """In the place of a model: the scenes that were asked for, and then others."""
+    how = {}
+
+    class Painter:
+        def txt2img(self, texts, hint=None, **settings):
+            how.update(settings, hinted=hint is not None)
+            self.keys = range(self.first, self.first + len(texts))
+            self.first += len(texts)
+            return self
+
+        def pictures(self):
+            return torch.stack([paint(random_scene(rng(7_000_000, 9, i), 1)) for i in self.keys])
+
+    painter = Painter()
+    painter.first = 0
+    right, shared = measured(painter, 1, 6, batch=4)
+    assert right == 1 and shared > 0.85 and how["seed"] == 9 and how["hinted"]
+    painter.first = 20
+    right, shared = measured(painter, 1, 6, led=False, batch=4)
+    assert right < 0.5 and shared < 0.5 and not how["hinted"]
 
 
 # ---- the training -------------------------------------------------------------------------
