@@ -35,6 +35,7 @@ HELP = {
     "depth": "a grey picture, near is bright",
     "checkpoint": ".safetensors file or diffusers folder",
 }
+# ours: those of the official scripts and of diffusers
 THEIRS = """
 --checkpoint: ckpt model model_id pretrained_model_name_or_path
 --out: outdir output
@@ -55,7 +56,7 @@ THEIRS = """
 --lora: loras lora_weights
 --control: control_image hint
 --control-net: controlnet controlnet_model_name_or_path
---control-scale: controlnet_conditioning_scale"""  # ours: those of the official scripts and of diffusers
+--control-scale: controlnet_conditioning_scale"""
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
