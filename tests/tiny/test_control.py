@@ -109,7 +109,8 @@ def content(path):
 
 @pytest.mark.equal_bits("a training that goes on is the one in one piece: docs/PROMISES.md")
 def test_killed_after_each_of_ten_steps_it_ends_the_same(tmp_path):
-    whole = Run(Sketched(small()), SHORT, tmp_path / "whole.safetensors")
+    short = SHORT._replace(batch=1)
+    whole = Run(Sketched(small()), short, tmp_path / "whole.safetensors")
     frozen = {k: v.clone() for k, v in whole.stage.unet.state_dict().items()}
     for _ in whole.go():
         pass
@@ -118,7 +119,7 @@ def test_killed_after_each_of_ten_steps_it_ends_the_same(tmp_path):
     begun = {key: value.clone() for key, value in stage.network.state_dict().items()}
     for _ in range(10):
         stage.network.load_state_dict(begun)  # as a new process would find it
-        run = Run(stage, SHORT, tmp_path / "pieces.safetensors")
+        run = Run(stage, short, tmp_path / "pieces.safetensors")
         next(run.go())
         run.save()
     a, b = content(whole.path), content(run.path)
