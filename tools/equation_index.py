@@ -42,11 +42,12 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "Restart": ("2306.14878", "Restart Sampling for Improving Generative Processes"),
     "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
+    "ControlNet": ("2302.05543", "Adding Conditional Control to Text-to-Image Diffusion Models"),
 }
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
-    "samplers", "guidance", "losses",
+    "samplers", "guidance", "losses", "models.controlnet",
 ]  # fmt: skip
 
 

@@ -32,12 +32,13 @@ def open_folder(path: Path, dtype: torch.dtype) -> dict[str, Stored]:
     tensors = {}
     for name in FOLDERS:
         if (path / name).is_dir():
-            part = open_tensors(_weights(path / name, dtype))[0]
+            part = open_tensors(weights_in(path / name, dtype))[0]
             tensors |= {f"{name}/{modern(key)}": stored for key, stored in part.items()}
     return tensors
 
 
-def _weights(folder: Path, dtype: torch.dtype) -> Path:
+def weights_in(folder: Path, dtype: torch.dtype) -> Path:
+    """The file of a subfolder's weights, of two precisions the one that suits dtype."""
     half = dtype in (torch.float16, torch.bfloat16)
     for variant in sorted(VARIANTS, key=lambda name: half and name != ".fp16"):
         for stem in STEMS:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models.configs import AutoencoderConfig, TextConfig, UNetConfig
+from ..models.configs import AutoencoderConfig, ControlConfig, TextConfig, UNetConfig
 
 RESBLOCK = {  # official part: diffusers' part
     "in_layers.0": "norm1",
@@ -84,6 +84,19 @@ def _unet_parts(config: UNetConfig, vector: str) -> dict[str, str]:
             if attends:
                 parts[f"{stage}.1"] = f"{up}.attentions.{j}"
         parts[f"{stage}.{1 + attends}.conv"] = f"{up}.upsamplers.0.conv"
+    if isinstance(config, ControlConfig):
+        parts |= _control_parts(config)
+    return parts
+
+
+def _control_parts(config: ControlConfig) -> dict[str, str]:
+    """What a ControlNet has beside the U-Net's way down."""
+    connections = len(config.channel_mult) * (config.res_blocks + 1)
+    parts = {f"zero_convs.{i}.0": f"controlnet_down_blocks.{i}" for i in range(connections)}
+    parts["middle_block_out.0"] = "controlnet_mid_block"
+    between = [f"blocks.{i}" for i in range(2 * len(config.hint_widths) - 2)]
+    for k, theirs in enumerate(("conv_in", *between, "conv_out")):
+        parts[f"input_hint_block.{2 * k}"] = f"controlnet_cond_embedding.{theirs}"
     return parts
 
 

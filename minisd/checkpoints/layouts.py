@@ -30,7 +30,8 @@ KINDS = {  # what a key of a file without a model's U-Net says that the file is,
     ),
     r"(control_model|zero_convs|input_hint_block|controlnet_\w+)\..*": (
         "ControlNet",
-        f"a ControlNet, which minisd does not take: {WHOLE}",
+        f"a ControlNet, which leads a checkpoint's pictures: {WHOLE}, and this file beside it, by "
+        "--control-net or Pipeline.load(control_net=path)",
     ),
     r"(model\.diffusion_model\.|transformer\.)?(joint|double|single|transformer)_blocks\..*": (
         "transformer",

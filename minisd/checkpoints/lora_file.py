@@ -88,7 +88,7 @@ def open_lora(path: str | Path) -> LoRAFile:
             raise CheckpointError(f"{path} holds {what}: minisd applies LoRA and LoCon alone")
     found = {key: KEY.fullmatch(key) for key in tensors}
     if not any(found.values()):
-        raise CheckpointError(f"{path} holds no LoRA{_instead(tensors)}")
+        raise CheckpointError(f"{path} holds no LoRA{instead(tensors)}")
     if strange := [key for key, match in found.items() if not match]:
         many = f"{len(strange)} tensors that belong" if strange[1:] else "1 tensor that belongs"
         raise CheckpointError(f"{path} holds {many} to no LoRA: {first_few(strange)}")
@@ -109,8 +109,8 @@ def open_lora(path: str | Path) -> LoRAFile:
     return LoRAFile(path, layout or "diffusers'", layers, metadata)
 
 
-def _instead(tensors: Mapping[str, Stored]) -> str:
-    """What a file without a LoRA holds, as the end of a sentence."""
+def instead(tensors: Mapping[str, Stored]) -> str:
+    """What a file without a LoRA, or a ControlNet, holds: as the end of a sentence."""
     if any(key.startswith((*PREFIXES.values(), "conditioner.")) for key in tensors):
         return ", but a checkpoint, which --checkpoint and Pipeline.load take"
     kind = kind_of(tensors)

@@ -35,6 +35,7 @@ HELP = {
     "depth": "a grey picture, near is bright",
     "checkpoint": ".safetensors file or diffusers folder",
 }
+# ours: those of the official scripts and of diffusers
 THEIRS = """
 --checkpoint: ckpt model model_id pretrained_model_name_or_path
 --out: outdir output
@@ -52,13 +53,16 @@ THEIRS = """
 --churn: s_churn
 --dtype: precision torch_dtype
 --level: noise_level
---lora: loras lora_weights"""  # ours: those of the official scripts and of diffusers
+--lora: loras lora_weights
+--control: control_image hint
+--control-net: controlnet controlnet_model_name_or_path
+--control-scale: controlnet_conditioning_scale"""
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
 }
 ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
-ABOUT += ("lora sha256",)
+ABOUT += ("lora sha256", "control sha256", "control_net bytes")
 SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
     "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
     "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
@@ -77,6 +81,7 @@ EXAMPLES = """
   minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors --sampler "DPM++ 2M Karras" --steps 20
   minisd "a fox" --checkpoint sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   minisd "a fox" --checkpoint sd-v1-4.safetensors --lora paint.safetensors:0.8
+  minisd "a red star" --control sketch.png --control-net runs/control-net.safetensors
   minisd info sd-v1-4.safetensors
   minisd again minisd.png
   minisd grade returned/ --out marks
@@ -125,16 +130,18 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 14),
     )
     commands = whole.add_subparsers(dest="command", metavar="COMMAND")
-    model, how, size = _model(), _how(), _size()
-    parents = {"again": [_out()], "info": []}
+    model, how, size, control = _model(), _how(), _size(), _control()
+    parents = {"again": [_out()], "info": [], "upscale": [how, size, model]}
     made = {
-        name: commands.add_parser(name, parents=parents.get(name, [how, size, model]), help=said)
+        name: commands.add_parser(
+            name, parents=parents.get(name, [how, size, model, control]), help=said
+        )
         for name, said in COMMANDS.items()
     }
     for name, command in made.items():
         for word in GIVEN.get(name, ()):
             command.add_argument(word, type=Path, help=HELP[word])
-        if name not in parents:
+        if name not in ("again", "info"):
             command.add_argument("prompt", help="what the picture shows, in quotes")
     for name in ("img2img", "inpaint", "depth2img"):
         made[name].add_argument("--strength", type=number, help="0 to 1: how much is painted anew")
@@ -238,6 +245,31 @@ def _how() -> Parser:
     )
     solver.add_argument(
         "--churn", type=number, help="of euler and heun: EDM's S_churn, noise on the way"
+    )
+    return parser
+
+
+def _control() -> Parser:
+    parser = Parser(add_help=False)
+    control = parser.add_argument_group("a sketch that leads the picture")
+    control.add_argument(
+        "--control",
+        type=Path,
+        metavar="PICTURE",
+        help="of the kind that the ControlNet learned, as white outlines on black",
+    )
+    control.add_argument(
+        "--control-net",
+        type=Path,
+        metavar="FILE",
+        help="the ControlNet: .safetensors file or diffusers folder",
+    )
+    control.add_argument("--control-scale", type=number, help="how much it leads; 1 by default")
+    control.add_argument(
+        "--guess",
+        action="store_true",
+        help="lead without a prompt: the deep layers most, and "
+        "nothing in the unconditional prediction",
     )
     return parser
 

@@ -35,6 +35,8 @@ def check(options: argparse.Namespace) -> None:
     if options.size is not None:
         check_pixels(options, options.size)
     given = [getattr(options, name) for name in GIVEN.get(options.command, ())]
+    check_control(options)
+    given += [options.control] if getattr(options, "control", None) else []
     for path in targets(options):
         check_out(path, given)
     for path, _ in options.lora or ():
@@ -42,6 +44,18 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"--lora: there is no file {path}; a scale follows it as in {path}:0.8"
             )
+
+
+def check_control(options: argparse.Namespace) -> None:
+    """ValueError unless a sketch and a ControlNet are both there, or neither is."""
+    sketch, net = (getattr(options, name, None) for name in ("control", "control_net"))
+    how = getattr(options, "guess", False) or getattr(options, "control_scale", None) is not None
+    if (sketch is None) != (net is None) or how and net is None:
+        raise ValueError(
+            "a sketch leads by a ControlNet: tell both, --control SKETCH.png --control-net FILE"
+        )
+    if net is not None and not net.exists():
+        raise ValueError(f"--control-net: there is no file {net}")
 
 
 def check_range(name: str, value: int, least: int, most: int) -> None:
@@ -118,6 +132,19 @@ def open_given(options: argparse.Namespace) -> dict:
     return images
 
 
+def open_control(options: argparse.Namespace):
+    """The sketch of --control as a PIL image, or None. It says where a sketch may be a negative."""
+    from ..pipeline.pictures import as_picture, read_image
+
+    path = getattr(options, "control", None)
+    if path is None:
+        return None
+    sketch = read_image(path)
+    if as_picture(sketch, 64).mean() > 0.6:
+        say(f"{path} is bright nearly everywhere; ControlNets learned white outlines on black")
+    return sketch
+
+
 def apart(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Do the proportions differ by more than rounding?"""
     (h, w), (h_o, w_o) = size, other
@@ -134,10 +161,12 @@ def tell_mask(path: Path, image, share: float) -> None:
         say(f"{path} {shows}: {share:.0%} of the picture is painted anew")
 
 
-def picture_size(pipe, options: argparse.Namespace, images: dict) -> tuple[int, int]:
-    """(h, w) of what is painted, or, for upscale, of what is painted larger: as large as it is."""
+def picture_size(pipe, options: argparse.Namespace, images: dict, sketch=None) -> tuple[int, int]:
+    """(h, w) of what is painted, or, for upscale, of what is painted larger: as large as it is.
+    A sketch has its proportions followed where no size and no picture is given."""
     if options.command != "upscale":
-        size = pipe.size(options.size)
+        follow = sketch is not None and not images and options.size is None
+        size = pipe.size(pipe.size_of_hint(sketch) if follow else options.size)
     else:
         unit, image = 2 ** (len(pipe.config.channel_mult) - 1), images["picture"]
         near = [max(unit, side // unit * unit) for side in (image.height, image.width)]
@@ -168,12 +197,15 @@ def fingerprints(options: argparse.Namespace) -> dict[str, str]:
     """What tells whether a file has changed: a picture's SHA-256, a LoRA's, and a
     checkpoint's size."""
     said, models = {}, {"checkpoint": options.checkpoint or TINY}
-    for name, path in (models | {"refiner": getattr(options, "refiner", None)}).items():
+    models |= {name: getattr(options, name, None) for name in ("refiner", "control_net")}
+    for name, path in models.items():
         if path is not None:
             files = path.rglob("*.safetensors") if path.is_dir() else [path]
             said[f"{name} bytes"] = str(sum(file.stat().st_size for file in files))
     for name in GIVEN.get(options.command, ()):
         said[f"{name} sha256"] = digest(getattr(options, name))
+    if getattr(options, "control", None):
+        said["control sha256"] = digest(options.control)
     if options.lora:
         said["lora sha256"] = " ".join(digest(path) for path, _ in options.lora)
     return said

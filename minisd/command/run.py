@@ -11,7 +11,17 @@ from pathlib import Path
 from .. import __version__
 from ..tiny.weights import TINY
 from .arguments import read
-from .given import at_size, check, fingerprints, open_given, picture_size, repeated, targets
+from .given import (
+    as_tensor,
+    at_size,
+    check,
+    fingerprints,
+    open_control,
+    open_given,
+    picture_size,
+    repeated,
+    targets,
+)
 from .tasks import TASKS
 from .terminal import on_screen, say, tell, uninterrupted
 
@@ -56,22 +66,28 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 
     fields, told = vars(options), inspect.signature(Settings).parameters
     settings = {name: fields[name] for name in told if fields.get(name) is not None}
-    asked = Settings(**settings)
-    images = open_given(options)
+    images, sketch = open_given(options), open_control(options)
+    asked = Settings(**settings, hint=sketch)
     how = {"device": options.device, "release": options.release, "tile": options.tile}
     how["dtype"] = getattr(torch, options.dtype)
     model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
-    pipe, others = Pipeline.load(*model, loras=options.lora or (), **how), {}
+    changes = {"loras": options.lora or (), "control_net": fields.get("control_net")}
+    pipe, others = Pipeline.load(*model, **changes, **how), {}
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
         settings["share"] = 0.8 if options.share is None else options.share
-    size, prompted = picture_size(pipe, options, images), pipe.config.context_dim is not None
+    size, prompted = (
+        picture_size(pipe, options, images, sketch),
+        pipe.config.context_dim is not None,
+    )
     settled = pipe.settled(asked)
     settings |= {"scale": settled.scale, "sampler": settled.sampler, "grid": settled.grid}
     settings |= {name: told for name, told in settled.options().items() if name in fields}
     for told in notes(options, pipe, settled):
         say(told)
     given = at_size(options, images, size)
+    if sketch:
+        others["hint"] = as_tensor("picture", sketch, size)
     way = getattr(pipe, "txt2img" if options.command == "trajectory" else options.command)
     usual = inspect.signature(way).parameters
     for name in {"strength", "level"} & {*usual}:

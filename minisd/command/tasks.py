@@ -18,6 +18,7 @@ from .terminal import on_screen, say, tell, uninterrupted
 from .values import count, lora, number, positive, seed
 
 STAGES = ("kl", "vq", "text", "unet", "export")
+LATER = ("control",)  # what a finished model learns: only where it is named
 
 # ---- train --------------------------------------------------------------------------------
 
@@ -29,6 +30,10 @@ Train the tiny model, stage by stage, from nothing to the checkpoint that is shi
   text    the text encoder's warm-up
   unet    the U-Net with its text encoder; needs kl and text
   export  the weights of kl, text and unet in one checkpoint
+
+Only where it is named, since it begins with a finished model, the tiny one or that of --begin:
+
+  control  a ControlNet, control-net.safetensors in the folder, that leads the model by outlines
 
 Each stage writes a run into the folder, with its losses as a picture beside it. When a stage is
 started again, it goes on from there. On several processes:
@@ -43,21 +48,21 @@ To train a finished model further, without the runs that made it:
 def train_options(parser: argparse.ArgumentParser) -> None:
     """What `train` may be told."""
     add = parser.add_argument
-    some = f"some of {', '.join(STAGES)}; all of them by default"
+    some = f"some of {', '.join(STAGES)}, all of them by default; or {', '.join(LATER)}"
     add("stages", nargs="*", type=stage, metavar="stage", help=some)
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=count, help="another number of steps than each stage's own")
     add("--scenes", type=count, default=80_000, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=number, default=60, metavar="SECONDS", help="(%(default)s)")
-    add("--begin", type=Path, metavar="CHECKPOINT", help="unet begins with its weights")
-    add("--seed", type=seed, default=0, help="of what unet draws; another one for each --begin")
+    add("--begin", type=Path, metavar="CHECKPOINT", help="what unet, control begin with")
+    add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
 
 
 def stage(text: str) -> str:
     """The name of a stage."""
-    if text not in STAGES:
-        names = ", ".join(STAGES)
+    if text not in STAGES + LATER:
+        names = ", ".join(STAGES + LATER)
         raise argparse.ArgumentTypeError(f"there is no stage {text!r:.40}; there are {names}")
     return text
 

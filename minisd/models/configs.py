@@ -60,6 +60,21 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class ControlConfig(UNetConfig):
+    """A ControlNet: the U-Net that it leads, and the small network of its hint, whose stages are
+    hint_widths wide; each after the first halves the hint, so together they make a latent's side.
+    """
+
+    hint_channels: int = 3
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the hint for each latent, along a side."""
+        return 2 ** (len(self.hint_widths) - 1)
+
+
+@dataclass(frozen=True)
 class AutoencoderConfig:
     """A first stage: KL (the latent is a Gaussian) or VQ (codes of a codebook)."""
 

@@ -111,23 +111,36 @@ class UNet(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, index: Tensor, context: Tensor | None = None, y: Tensor | None = None
+        self,
+        x: Tensor,
+        index: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        control: list[Tensor] | None = None,
     ) -> Tensor:
         """x (b, in, h, w), index int (b,) from 0, context (b, n, dim), y (b,) classes or a vector
-        (b, vector_dim) -> (b, out, h, w). h and w must halve evenly at every level."""
+        (b, vector_dim) -> (b, out, h, w). h and w must halve evenly at every level. control: what
+        a ControlNet adds to each skip, and last to the middle."""
         self._check(x, index, context, y)
-        embedding = timestep_embedding(index, self.config.model_channels).to(x.dtype)
-        emb = self.time_embed(embedding)
-        if y is not None:
-            emb = emb + self.label_emb(y)
+        emb = self.embed(index, y, x.dtype)
         skips = []
         for stage in self.input_blocks:
             x = stage(x, emb, context)
             skips.append(x)
         x = self.middle_block(x, emb, context)
+        if control is not None:
+            *beside, last = control
+            x = x + last
+            skips = [skip + more for skip, more in zip(skips, beside, strict=True)]
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, context)
         return self.out(x)
+
+    def embed(self, index: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The time, and y where it is told one, as what each residual block is given: (b, emb)."""
+        embedding = timestep_embedding(index, self.config.model_channels).to(dtype)
+        emb = self.time_embed(embedding)
+        return emb if y is None else emb + self.label_emb(y)
 
     def _check(self, x, index, context, y) -> None:
         c, factor = self.config, 2 ** (len(self.config.channel_mult) - 1)

@@ -1,8 +1,9 @@
 """From a prompt to a picture, for every published family and for models of your own.
 
-`networks` puts a checkpoint's networks to work, `conditioning` makes conditions of prompts,
-`settings` says how a family is sampled, `run` is a picture in the making, `pictures` reads and
-writes image files; `pipeline` is the whole: txt2img, img2img, inpaint, depth2img, upscale, invert.
+`networks` puts a checkpoint's networks to work, `control` a ControlNet beside them, `conditioning`
+makes conditions of prompts, `settings` says how a family is sampled, `run` is a picture in the
+making, `pictures` reads and writes image files; `pipeline` is the whole: txt2img, img2img, inpaint,
+depth2img, upscale, invert.
 May import: checkpoints, models, text and the maths. Imported by: tiny, teaching, command.
 """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..checkpoints.families import FAMILIES, Part, on_meta
 from ..checkpoints.loading import DTYPES, Checkpoint
 from ..models.autoencoder import Posterior
+from ..models.controlnet import ControlNet
 from .conditioning import (
     Conditioning,
     Frame,
@@ -44,7 +45,7 @@ class Networks:
     all that the model was trained on, for `warnings`. The checkpoint's own weights stay as they
     are; with release a copy is let go right after its use, so that one network is held at a time.
     In float16 the first stage runs in float32, since SDXL's overflows. tile: decode by tiles of so
-    many latents.
+    many latents. control: a ControlNet, which leads by a hint where one is given.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class Networks:
         dtype: torch.dtype = torch.float32,
         release: bool = False,
         tile: int | None = None,
+        control: ControlNet | None = None,
     ):
         missing = [name for name in ("unet", "vae") if getattr(checkpoint, name) is None]
         if missing:
             raise ValueError(f"a pipeline needs a {' and a '.join(missing)} in its checkpoint")
-        self.checkpoint, self.family = checkpoint, checkpoint.family
+        self.checkpoint, self.family, self.control = checkpoint, checkpoint.family, control
         self.texts = [name for name in ("text", "text_2") if name in checkpoint.modules]
         if tokenizers is None:
             tokenizers = [tokenizer_for(checkpoint.modules[name]) for name in self.texts]
@@ -87,7 +89,7 @@ class Networks:
         yield module
 
     def _place(self, name: str) -> nn.Module:
-        module = self.checkpoint.modules[name]
+        module = self.control if name == "control" else self.checkpoint.modules[name]
         overflows = name == "vae" and self.dtype == torch.float16
         dtype = torch.float32 if overflows else self.dtype
         weights = module.state_dict()

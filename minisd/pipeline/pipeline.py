@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import loading as files
+from ..checkpoints.control import load_control
 from ..checkpoints.families import Family
 from ..checkpoints.lora import with_loras
 from ..checkpoints.lora_file import open_lora
@@ -31,6 +32,7 @@ from ..prediction import EpsModel
 from ..samplers import Step, ddim_invert
 from ..schedules import ab_at, alpha_bar, scaled_linear_betas
 from .conditioning import depth_channel, paint_mask, read_tokenizer, repeated, shrink
+from .control import hint_size, led
 from .menu import SAMPLERS
 from .networks import Networks
 from .pictures import as_depth, as_mask, as_picture
@@ -66,11 +68,13 @@ class Pipeline(Networks):
         ema: bool = False,
         dtype: torch.dtype = torch.float32,
         loras: Sequence[tuple[str | Path, float]] = (),
+        control_net: str | Path | None = None,
         **options,
     ) -> "Pipeline":
         """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
 
         loras: files and their scales, as [("paint.safetensors", 0.8)], merged into the weights.
+        control_net: the file or folder of a ControlNet that is led by each way's hint.
         options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
         and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
         """
@@ -83,6 +87,8 @@ class Pipeline(Networks):
             stored = kinds[0] if kinds and not ema else dtype
             metadata = about.metadata
         checkpoint = with_loras(files.load(path, family, prediction, stored, ema), changes, dtype)
+        if control_net is not None:
+            options["control"] = load_control(control_net, checkpoint.unet.config, dtype)
         found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
@@ -110,6 +116,8 @@ class Pipeline(Networks):
         and `denoise` of strength 1 - share goes on from its latents.
         Official: `Txt2NoisyDiscretizationWrapper`; diffusers: `denoising_end`, `denoising_start`
         """
+        if size is None and settings.get("hint") is not None:
+            size = self.size_of_hint(settings["hint"])
         told = self._told(prompt, self.size(size), settings)
         self._check_channels("txt2img", told)
         x, grid = told.noise(self._empty(told, self.size(size))), self._times(told)
@@ -119,6 +127,7 @@ class Pipeline(Networks):
             return run
         self._check_refiner(refiner)
         same = {"sampler": told.settings.sampler, "grid": told.settings.grid}
+        same |= {"hint": None, "guess": False, "control_scale": 1.0}  # the base's alone
         rest = refiner._told(prompt, self.size(size), settings | same)._replace(noise=told.noise)
         refiner._check_channels("refine", rest)
 
@@ -249,6 +258,11 @@ class Pipeline(Networks):
         def there(part: Tensor) -> Tensor:
             return part.to(place) if part.is_floating_point() else part.to(place.device)
 
+        s, scale = told.settings, told.scale
+        if told.hint is not None:
+            with self.part("control") as control:
+                unet = led(unet, control, there(told.hint), s.control_scale, s.guess)
+
         @torch.no_grad()
         def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
             x_in = torch.cat([x, given["beside"]], dim=1) if "beside" in given else x
@@ -256,7 +270,6 @@ class Pipeline(Networks):
                 return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
-        s, scale = told.settings, told.scale
         if uncond and (s.guide_from, s.guide_until) != (T, 0):
             scale = interval(scale, s.guide_from, s.guide_until)
         model = cfg(paper_time(network), cond, uncond, scale, s.rescale)
@@ -303,7 +316,21 @@ class Pipeline(Networks):
                     "Conditioning(context, y) as prompt and as negative"
                 )
         cond, uncond = (c and c.map(lambda part: repeated(part, count)) for c in (cond, uncond))
-        return Told(cond, uncond, scale, count, own_noise(s.seed, count), s)
+        hint = None if s.hint is None else repeated(self._hint(s.hint, size), count)
+        return Told(cond, uncond, scale, count, own_noise(s.seed, count), s, hint)
+
+    def _hint(self, hint, size: tuple[int, int] | None) -> Tensor:
+        """The hint at the picture's size, from 0 to 1; ValueError where no ControlNet takes it."""
+        if self.control is None:
+            raise ValueError("a hint leads a ControlNet, and there is none: tell control_net=FILE")
+        if size is None:
+            raise ValueError("upscale takes no hint: a ControlNet leads a picture of its own size")
+        return (as_picture(hint, size).clamp(-1, 1) + 1) / 2
+
+    def size_of_hint(self, hint) -> tuple[int, int]:
+        """(h, w) of the picture that a hint leads, where no other size is told."""
+        unit = self.first_stage.factor * 2 ** (len(self.config.channel_mult) - 1)
+        return hint_size(*as_picture(hint).shape[2:], self.usual.size, unit)
 
     def _empty(self, told: Told, size: tuple[int, int], factor: int | None = None) -> Tensor:
         """Latents of a picture of that size, for their shape."""

@@ -19,6 +19,7 @@ class Told(NamedTuple):
     count: int
     noise: Callable[[Tensor], Tensor]
     settings: Settings
+    hint: Tensor | None = None  # (count, 3, h, w) in 0..1
 
     def beside(self, channels: Tensor, y: Tensor | None = None) -> "Told":
         """With more channels beside x_t, and classes y, the same for both."""

@@ -3,8 +3,8 @@
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -196,6 +196,9 @@ class Settings:
     n: int = 1  # pictures of each prompt
     sample: bool = True  # a sample of a given picture's posterior, or its mean
     frame: Frame = Frame()  # SDXL's
+    hint: Any = field(default=None, compare=False)  # a ControlNet's picture, as as_picture takes it
+    control_scale: float = 1.0  # how much of what the ControlNet adds is taken
+    guess: bool = False  # lead the prompted prediction alone, by deep layers the most
 
     def __post_init__(self):
         for name in ("steps", "seed", "n"):
@@ -208,6 +211,10 @@ class Settings:
                 "guidance goes from a time down to a time of at least 0, got "
                 f"guide_from={self.guide_from}, guide_until={self.guide_until}"
             )
+        if not 0 <= self.control_scale < math.inf:
+            raise ValueError(f"control_scale must be at least 0, got {self.control_scale}")
+        if self.hint is None and (self.guess or self.control_scale != 1):
+            raise ValueError("guess and control_scale need a hint, the picture that leads")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be from 0 to 1, got {self.rescale}")
         if self.n < 1:

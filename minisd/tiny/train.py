@@ -5,6 +5,7 @@
     text    the text encoder's warm-up
     unet    the U-Net with its text encoder; needs kl and text
     export  the weights of kl, text and unet in one checkpoint
+    control a ControlNet that leads a finished model by outlines (control.py)
 
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
 there when it is started again. `minisd train --help` says how to start them.
@@ -22,22 +23,26 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ..checkpoints import loading as checkpoint
+from ..checkpoints.control import save_control
 from ..checkpoints.tensorfile import CheckpointError, open_tensors
 from ..models import configs
 from ..models.autoencoder import AutoencoderKL
 from ..models.bert import BERTText
+from ..models.controlnet import ControlNet
 from ..models.unet import UNet
 from ..pipeline.conditioning import tokenizer_metadata
 from ..pipeline.pictures import save_png
 from ..training import Run, Settings, group, told, wait
-from . import stages
+from . import control, stages
 from .scenes import WORDS
+from .weights import TINY
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
+    "control": Settings(steps=400, batch=16, rate=1e-3, warmup=20, decay=0.4, ema=0.99),
 }
 SCENES = 80_000
 
@@ -95,6 +100,8 @@ def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = No
         return stages.VectorQuantised()
     if name == "text":
         return stages.TextWarmUp(captions=min(20_000, scenes))
+    if name == "control":
+        return control.Sketched(begun(begin or TINY), seed=seed)
     vae, scale = first_stage(folder, scenes, begin)
     if begin is None:
         text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
@@ -180,6 +187,9 @@ def train_stages(
             part = stage(name, folder, scenes, begin, seed)
             run(Run(part, settings, folder / f"{name}.safetensors"), save_every)
             wait()
+            if name == "control" and group()[1] == 0:
+                learned = trained(folder, name, ControlNet, part.network.config)
+                save_control(folder / "control-net.safetensors", learned.half())
     except OSError as error:
         what = f"{error.filename or folder}: {error.strerror or error}"
         raise ValueError(f"cannot use {what}") from error

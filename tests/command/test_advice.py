@@ -106,10 +106,10 @@ VALUES |= {
 
 @pytest.mark.parametrize("option", re.findall(r"(?<= )\w+(?![\w: ]*:)", THEIRS) + ["setps", "sead"])
 def test_an_option_of_other_programs_is_told_by_its_name_here(option, capsys):
-    line = ["upscale", "p.png", PROMPT]
+    line = ["img2img" if re.match("control|hint", option) else "upscale", "p.png", PROMPT]
     for spelt in (f"--{option}", f"--{option.upper().replace('_', '-')}")[option in "hw" :]:
         assert run(*line, spelt, 1) == 2
-        meant = re.search(rf"no {spelt}; (--\w+(?: \w+)?), perhaps\?", told(capsys))[1]
+        meant = re.search(rf"no {spelt}; (--[\w-]+(?: \w+)?), perhaps\?", told(capsys))[1]
         value = [] if " " in meant else [str(VALUES.get(meant, 1))]
         read([*line, *meant.split(), *value])  # SystemExit where it does not exist
 
