@@ -28,7 +28,7 @@ def pipe():
 
 @pytest.mark.parametrize("sampler, steps", [("ddim", 15), ("euler_a", 10)])
 def test_it_does_as_it_is_told(pipe, sampler, steps):
-    """Here 0.95, 0.95, 0.8 by DDIM and 1, 1, 0.85 by Euler ancestral. PLMS takes 30 steps: its card."""
+    """Here 0.95, 0.95, 0.8 by DDIM and 1, 1, 0.85 by Euler ancestral. PLMS: see the card."""
     for things, split, bar in ((1, "seen", 0.9), (1, "colors", 0.85), (2, "seen", 0.7)):
         texts = fidelity.captions(things, split, 40, seed=1)
         settings = {"sampler": sampler, "steps": steps, "seed": 10_000}
