@@ -1,7 +1,7 @@
 """Train the tiny model, stage by stage, from nothing to the checkpoint that is shipped.
 
     kl      the autoencoder between pictures and latents
-    vq      the same with a codebook, for the notebooks; nothing below needs it
+    vq      its decoder once more, behind a codebook: for the notebooks; needs kl
     text    the text encoder's warm-up
     unet    the U-Net with its text encoder; needs kl and text
     export  the weights of kl, text and unet in one checkpoint
@@ -35,7 +35,7 @@ from .scenes import WORDS
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
-    "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
+    "vq": Settings(steps=400, batch=16, rate=5e-4, warmup=50, decay=0.5, ema=0.99),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
 }
@@ -87,15 +87,16 @@ def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = No
     """The stage of that name, given what the stages before it have left in the folder.
 
     scenes: how many of them text and unet learn from, at most. begin: a checkpoint whose weights
-    unet begins with; nothing in the folder is needed then. seed: of what it draws.
+    vq and unet begin with; nothing in the folder is needed then. seed: of what it draws.
     """
     if name == "kl":
         return stages.Autoencoder()
-    if name == "vq":
-        return stages.VectorQuantised()
     if name == "text":
         return stages.TextWarmUp(captions=min(20_000, scenes))
     vae, scale = first_stage(folder, scenes, begin)
+    if name == "vq":
+        config = configs.replace(configs.TINY_VQ, scale_factor=scale)
+        return stages.VectorQuantised(config, begin=vae)
     if begin is None:
         text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
         return stages.Joint(stages.Latents(folder, vae, scenes), scale, text, seed=seed)

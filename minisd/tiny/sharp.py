@@ -1,0 +1,184 @@
+"""Blur against sharp: a first stage of LDM's objective, on scenes with a grain that no latent holds.
+
+A picture of 32 x 32 becomes 64 numbers, 48 times fewer, as in SD. Which way its grain runs is a bit
+of them; where every line of the grain is, is too much. What is best then depends on the loss: for an
+error of pixels the mean of all grains, which is none; for a discriminator some grain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..equations.first_stage import (
+    adaptive_weight,
+    adopt_weight,
+    generator_loss,
+    hinge_d_loss,
+    lpips,
+    nll_loss,
+)
+from ..models import configs
+from ..models.autoencoder import AutoencoderKL
+from ..models.discriminator import NLayerDiscriminator
+from ..training import rng
+from .scenes import Scene, paint, random_scene
+from .shapes import BACKGROUNDS, COLORS, SHAPES
+from .stages import _fingerprint, _normal, _seeded
+
+PIXELS = 32
+GRAIN, LENGTH = 0.25, 7  # the grain's standard deviation, of a range of 2; a line's length in pixels
+WAYS = ("across", "down")
+SMALL_KL = configs.AutoencoderConfig(
+    channels=8, channel_mult=(1, 2, 2), res_blocks=1, z_channels=1, embed_dim=1, groups=4
+)
+KEY = 10_000_000  # of the first of these pictures
+
+
+TOLD = (*SHAPES, *COLORS, *BACKGROUNDS, *WAYS)
+
+
+def grained(samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Scenes with a grain (b, 3, 32, 32), and what is in them: 0 or 1 for each of `TOLD` (b, 21)."""
+    drawn = [_grained(rng(KEY, i)) for i in samples]
+    pictures, told = (torch.stack(column) for column in zip(*drawn, strict=True))
+    return pictures, told
+
+
+@cache
+def seen() -> tuple[Tensor, Tensor]:
+    """The 1000 that are learned from: painted once, since painting takes as long as training."""
+    return grained(range(1000))
+
+
+def batch(seed: int, step: int, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Some of them, drawn for the samples of a step."""
+    pictures, told = seen()
+    chosen = [rng(seed, step, i).integers(len(pictures)) for i in samples]
+    return pictures[chosen], told[chosen]
+
+
+def _grained(random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    scene, way = random_scene(random), WAYS[random.integers(2)]
+    noise = random.normal(size=(PIXELS, PIXELS + LENGTH - 1))
+    lines = np.lib.stride_tricks.sliding_window_view(noise, LENGTH, 1).sum(-1) / LENGTH**0.5
+    grain = torch.from_numpy(lines if way == "across" else lines.T).float()
+    return (paint(scene, PIXELS) + GRAIN * grain).clamp(-1, 1), _told(scene, way)
+
+
+def _told(scene: Scene, way: str) -> Tensor:
+    seen = {scene.background, way, *(t.shape for t in scene.things), *(t.color for t in scene.things)}
+    return torch.tensor([float(name in seen) for name in TOLD])
+
+
+# ---- the eye ------------------------------------------------------------------------------
+
+
+class Eye(nn.Module):
+    """A small classifier of grained scenes, whose layers LPIPS compares in place of VGG's."""
+
+    def __init__(self, widths: tuple[int, ...] = (8, 16, 32)):
+        super().__init__()
+        ends = zip((3, *widths), widths, strict=False)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ends)
+        self.out = nn.Linear(sum(widths), len(TOLD))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x (b, 3, h, w) -> the activations of each layer (b, c, h, w), (b, c, h/2, w/2), ..."""
+        found = []
+        for layer in self.layers:
+            x = F.relu(layer(F.max_pool2d(x, 2) if found else x))
+            found.append(x)
+        return found
+
+    def features(self, x: Tensor) -> Tensor:
+        """The means of all activations, (b, 56): what is said of x, and compared by Fréchet's."""
+        return torch.cat([layer.mean((2, 3)) for layer in self(x)], dim=1)
+
+    def said(self, x: Tensor) -> Tensor:
+        """The log odds of each of TOLD (b, 21)."""
+        return self.out(self.features(x))
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """LPIPS' formula in these layers, every channel's weight 1: (b,)."""
+        of_x, of_y = self(x), self(y)
+        return lpips(of_x, of_y, [torch.ones(layer.shape[1]) for layer in of_x])
+
+
+class Looking:
+    """The eye learns to tell what is in a picture."""
+
+    name, slow = "eye", {}
+
+    def __init__(self, seed: int = 0):
+        self.network = _seeded(Eye, (8, 16, 32), seed)
+        self.seed, self.about = seed, {"seed": seed, "grain": GRAIN, "length": LENGTH}
+
+    def loss(self, step: int, samples) -> Tensor:
+        x, told = batch(self.seed, step, samples)
+        return F.binary_cross_entropy_with_logits(self.network.said(x), told)
+
+
+# ---- blur and sharp -----------------------------------------------------------------------
+
+
+class Sharp:
+    """LDM's objective (`LPIPSWithDiscriminator`), all of it or a part, from nothing.
+
+        1/b Σ (|x - y| + perceptual_weight d(x, y)) + kl_weight KL + disc_weight λ g_loss
+
+    and, for the discriminator, hinge_d_loss; both with a late start. The official loop takes two
+    steps on each batch, of the autoencoder and then of the discriminator. Here both losses of one
+    batch are added up, and each network gets the gradient of its own: to the discriminator y is a
+    constant in its loss, and in the generator's its weights are. So one optimizer has both.
+    """
+
+    slow = {}
+
+    def __init__(
+        self,
+        name: str,
+        eye: Eye,
+        perceptual_weight: float = 1.0,
+        disc_weight: float = 0.5,
+        disc_start: int = 100,
+        kl_weight: float = 1e-6,
+        config=SMALL_KL,
+        seed: int = 0,
+        begin: AutoencoderKL | None = None,
+    ):
+        self.name, self.eye, self.seed = name, eye.eval().requires_grad_(False), seed
+        parts = {"vae": begin or _seeded(AutoencoderKL, config, seed)}
+        if disc_weight:
+            parts["discriminator"] = _seeded(lambda n: NLayerDiscriminator(n, 2), 16, seed)
+        self.network = nn.ModuleDict(parts)
+        self.weights = {
+            "perceptual_weight": perceptual_weight,
+            "disc_weight": disc_weight,
+            "disc_start": disc_start,
+            "kl_weight": kl_weight,
+        }
+        self.about = {"config": asdict(config), "seed": seed, **self.weights}
+        self.about["begin"] = _fingerprint(self.network)
+
+    def loss(self, step: int, samples) -> Tensor:
+        x, vae, weights = batch(self.seed, step, samples)[0], self.network["vae"], self.weights
+        q = vae.encode(x)
+        noise = [_normal(q.mean.shape[1:], self.seed, step, i) for i in samples]
+        y = vae.decode(q.sample(torch.stack(noise)))
+        share = weights["perceptual_weight"]
+        nll = nll_loss(x, y, share * self.eye.distance(x, y) if share else 0.0)
+        loss = nll + weights["kl_weight"] * q.kl().mean()
+        if not adopt_weight(weights["disc_weight"], step, weights["disc_start"]):
+            return loss
+        discriminator = self.network["discriminator"]
+        discriminator.requires_grad_(False)  # only as this graph is built: y gets a gradient, it none
+        g_loss = generator_loss(discriminator(y))
+        discriminator.requires_grad_(True)
+        share = weights["disc_weight"] * adaptive_weight(nll, g_loss, vae.decoder.conv_out.weight)
+        d_loss = hinge_d_loss(discriminator(x), discriminator(y.detach()))
+        return loss + share * g_loss + d_loss
