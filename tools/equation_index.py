@@ -42,10 +42,14 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "Restart": ("2306.14878", "Restart Sampling for Improving Generative Processes"),
     "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
+    "VQGAN": ("2012.09841", "Taming Transformers for High-Resolution Image Synthesis"),
+    "LPIPS": ("1801.03924", "The Unreasonable Effectiveness of Deep Features"),
+    "FID": ("1706.08500", "GANs Trained by a Two Time-Scale Update Rule Converge to a Nash Equilibrium"),
 }
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
+    "equations.first_stage",
     "samplers", "guidance", "losses",
 ]  # fmt: skip
 

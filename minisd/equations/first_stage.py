@@ -2,8 +2,9 @@
 (2112.10752, §3.1 and appendix G), and the perceptual distance LPIPS (1801.03924).
 
 The official classes are `LPIPSWithDiscriminator` (ldm.modules.losses.contperceptual) for the KL
-autoencoder and `VQLPIPSWithDiscriminator` (taming.modules.losses.vqperceptual) for VQ. A
-discriminator returns logits, a number for each patch: high where a patch looks real.
+autoencoder and `VQLPIPSWithDiscriminator` (taming.modules.losses.vqperceptual) for VQ. The
+discriminator C (the papers write D, which is the decoder here) returns logits, a number for each
+patch: high where a patch looks real. y is the reconstruction of x.
 """
 
 from collections.abc import Sequence
@@ -35,9 +36,9 @@ def unit(x: Tensor, eps: float = 1e-10) -> Tensor:
 
 
 def hinge_d_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """VQGAN's code, the default `disc_loss`: the discriminator's loss, from any logits to a number.
+    """VQGAN §3.2 with the code's default `disc_loss`: the discriminator's, of any logits a number.
 
-        ½ E max(0, 1 - D(x)) + ½ E max(0, 1 + D(x̃))
+        ½ E max(0, 1 - C(x)) + ½ E max(0, 1 + C(y))
 
     Logits beyond 1 on their own side cost nothing.
     Official: `hinge_d_loss`
@@ -46,9 +47,9 @@ def hinge_d_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def vanilla_d_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """VQGAN eq. 5: the discriminator's loss with D = sigmoid(logits), as `disc_loss: vanilla`.
+    """VQGAN eq. 5: the discriminator's loss with sigmoid(C) for its D, as `disc_loss: vanilla`.
 
-        -½ E log D(x) - ½ E log(1 - D(x̃)) = ½ E softplus(-logits) + ½ E softplus(logits of x̃)
+        -½ E log σ(C(x)) - ½ E log(1 - σ(C(y))) = ½ E softplus(-C(x)) + ½ E softplus(C(y))
 
     Official: `vanilla_d_loss`
     """
@@ -56,7 +57,7 @@ def vanilla_d_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """VQGAN's code: what the discriminator adds to the decoder's loss, -E D(x̃), with either loss.
+    """VQGAN §3.2 as in the code: what the discriminator adds to the decoder's loss, -E C(y), with either loss.
 
     Official: `g_loss`
     """
@@ -71,7 +72,7 @@ def adaptive_weight(
         λ = ‖∇_last nll‖ / (‖∇_last g_loss‖ + δ),  at most 10⁴
 
     nll, g_loss: numbers; last: the weight of the decoder's last convolution -> a number without a
-    gradient. The paper has δ = 10⁻⁶, the code 10⁻⁴. The config's `disc_weight` multiplies it.
+    gradient. δ is 10⁻⁶ in the paper, 10⁻⁴ in the code. The config's `disc_weight` multiplies it.
     Official: `calculate_adaptive_weight`
     """
     of_nll, of_g = (torch.autograd.grad(f, last, retain_graph=True)[0] for f in (nll, g_loss))
@@ -79,7 +80,7 @@ def adaptive_weight(
 
 
 def adopt_weight(weight: float, step: int, start: int) -> float:
-    """VQGAN §4.4's late start: 0 before the step `start`, counted from 0, and then the weight.
+    """The late start of VQGAN's code: 0 before the step `start`, counted from 0, then the weight.
 
     Both the generator's and the discriminator's loss have it. kl-f8 starts at 50,001.
     Official: `adopt_weight`, `disc_start`
@@ -106,7 +107,7 @@ def nll_loss(x: Tensor, y: Tensor, perceptual: Tensor | float = 0.0, logvar: flo
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
-    """FID (1706.08500) eq. 6: between two sets of features, as if both were Gaussian.
+    """FID eq. 6 (1706.08500): between two sets of features, as if both were Gaussian.
 
         ‖μ_x - μ_y‖² + Tr(C_x + C_y - 2 (C_x C_y)^½)
 

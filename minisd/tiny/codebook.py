@@ -1,11 +1,23 @@
 """A codebook for a first stage that has none: the tiny model's KL autoencoder becomes a VQModel."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from ..checkpoints.loading import load
 from ..models.autoencoder import AutoencoderKL
 from ..models.configs import AutoencoderConfig
 from ..models.vq import VQModel
+from .weights import TINY
+
+
+VQ = TINY.with_name("tiny-vq.safetensors")
+
+
+def shipped(path: Path = VQ) -> VQModel:
+    """The VQ first stage that ships beside the tiny model, whose latents are that model's."""
+    return load(path, "tiny", parts=("vae",)).vae
 
 
 def quantised(vae: AutoencoderKL, config: AutoencoderConfig, x: Tensor, seed: int = 0) -> VQModel:

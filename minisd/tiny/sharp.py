@@ -1,19 +1,22 @@
 """Blur against sharp: a first stage of LDM's objective, on scenes with a grain that no latent holds.
 
-A picture of 32 x 32 becomes 64 numbers, 48 times fewer, as in SD. Which way its grain runs is a bit
-of them; where every line of the grain is, is too much. What is best then depends on the loss: for an
-error of pixels the mean of all grains, which is none; for a discriminator some grain.
+A picture of 32 x 32 becomes 256 numbers, 12 times fewer. Which way its grain runs is a bit of them;
+where every line of the grain is, is too much. What is best then depends on the loss: for an error of
+pixels the mean or median of all grains, which is none; for a discriminator some grain.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoints.loading import load_module
+from ..checkpoints.tensorfile import open_tensors
 from ..equations.first_stage import (
     adaptive_weight,
     adopt_weight,
@@ -29,12 +32,14 @@ from ..training import rng
 from .scenes import Scene, paint, random_scene
 from .shapes import BACKGROUNDS, COLORS, SHAPES
 from .stages import _fingerprint, _normal, _seeded
+from .weights import TINY
 
 PIXELS = 32
-GRAIN, LENGTH = 0.25, 7  # the grain's standard deviation, of a range of 2; a line's length in pixels
+CONTRAST, GRAIN, LENGTH = 0.7, 0.2, 5  # of the drawing; the grain's deviation, its lines' length
 WAYS = ("across", "down")
+WIDTHS = (8, 16, 32)  # channels of the eye's layers
 SMALL_KL = configs.AutoencoderConfig(
-    channels=8, channel_mult=(1, 2, 2), res_blocks=1, z_channels=1, embed_dim=1, groups=4
+    channels=8, channel_mult=(1, 2, 2), res_blocks=1, groups=4
 )
 KEY = 10_000_000  # of the first of these pictures
 
@@ -67,7 +72,7 @@ def _grained(random: np.random.Generator) -> tuple[Tensor, Tensor]:
     noise = random.normal(size=(PIXELS, PIXELS + LENGTH - 1))
     lines = np.lib.stride_tricks.sliding_window_view(noise, LENGTH, 1).sum(-1) / LENGTH**0.5
     grain = torch.from_numpy(lines if way == "across" else lines.T).float()
-    return (paint(scene, PIXELS) + GRAIN * grain).clamp(-1, 1), _told(scene, way)
+    return (CONTRAST * paint(scene, PIXELS) + GRAIN * grain).clamp(-1, 1), _told(scene, way)
 
 
 def _told(scene: Scene, way: str) -> Tensor:
@@ -81,7 +86,7 @@ def _told(scene: Scene, way: str) -> Tensor:
 class Eye(nn.Module):
     """A small classifier of grained scenes, whose layers LPIPS compares in place of VGG's."""
 
-    def __init__(self, widths: tuple[int, ...] = (8, 16, 32)):
+    def __init__(self, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
         ends = zip((3, *widths), widths, strict=False)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ends)
@@ -115,7 +120,7 @@ class Looking:
     name, slow = "eye", {}
 
     def __init__(self, seed: int = 0):
-        self.network = _seeded(Eye, (8, 16, 32), seed)
+        self.network = _seeded(Eye, WIDTHS, seed)
         self.seed, self.about = seed, {"seed": seed, "grain": GRAIN, "length": LENGTH}
 
     def loss(self, step: int, samples) -> Tensor:
@@ -137,21 +142,21 @@ class Sharp:
     constant in its loss, and in the generator's its weights are. So one optimizer has both.
     """
 
-    slow = {}
+    slow = {"discriminator.": 0.5}
 
     def __init__(
         self,
         name: str,
-        eye: Eye,
-        perceptual_weight: float = 1.0,
+        eye: Eye | None = None,
+        perceptual_weight: float = 0.2,
         disc_weight: float = 0.5,
-        disc_start: int = 100,
+        disc_start: int = 50,
         kl_weight: float = 1e-6,
         config=SMALL_KL,
         seed: int = 0,
         begin: AutoencoderKL | None = None,
     ):
-        self.name, self.eye, self.seed = name, eye.eval().requires_grad_(False), seed
+        self.name, self.eye, self.seed = name, eye and eye.eval().requires_grad_(False), seed
         parts = {"vae": begin or _seeded(AutoencoderKL, config, seed)}
         if disc_weight:
             parts["discriminator"] = _seeded(lambda n: NLayerDiscriminator(n, 2), 16, seed)
@@ -182,3 +187,24 @@ class Sharp:
         share = weights["disc_weight"] * adaptive_weight(nll, g_loss, vae.decoder.conv_out.weight)
         d_loss = hinge_d_loss(discriminator(x), discriminator(y.detach()))
         return loss + share * g_loss + d_loss
+
+
+def detail(x: Tensor) -> Tensor:
+    """The mean square of what is finer than 3 x 3 pixels: x minus its mean there, a number."""
+    return (x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).square().mean()
+
+
+# ---- what ships ---------------------------------------------------------------------------
+
+SHARP = TINY.with_name("sharp.safetensors")
+
+
+def shipped(path: Path = SHARP) -> tuple[Eye, AutoencoderKL, AutoencoderKL]:
+    """The eye, the blurred first stage and the sharp one of the file, in eval mode."""
+    tensors, _ = open_tensors(path)
+
+    def part(module, config, name):
+        return load_module(module, config, tensors, f"{name}.", what=path.name)
+
+    eye = part(Eye, WIDTHS, "eye")
+    return eye, *(part(AutoencoderKL, SMALL_KL, name) for name in ("blur", "sharp"))
