@@ -23,9 +23,9 @@ def shipped(path: Path = VQ) -> VQModel:
 def quantised(vae: AutoencoderKL, config: AutoencoderConfig, x: Tensor, seed: int = 0) -> VQModel:
     """A VQModel whose latents are the means of the KL autoencoder, and whose codes are their k-means.
 
-    config: the KL autoencoder's, with `codes`. x (b, 3, h, w): the pictures whose latents are
-    clustered. quant_conv is linear, so its half for the mean goes into the convolution before it,
-    and is the identity here. Of SoundStream (2107.03312, III-C) comes the beginning by k-means.
+    config: the KL autoencoder's with `codes`, and embed_dim = z_channels. x (b, 3, h, w): the
+    pictures whose latents are clustered. quant_conv is linear, so its half for the mean goes into the
+    convolution before it, and is the identity here. SoundStream (2107.03312, III-C) begins by k-means.
     """
     network, mean = VQModel(config), vae.quant_conv.weight[: config.embed_dim, :, 0, 0]
     stored = vae.state_dict()

@@ -1,7 +1,7 @@
 """Blur against sharp: a first stage of LDM's objective, on scenes with a grain that no latent holds.
 
-A picture of 32 x 32 becomes 256 numbers, 12 times fewer. Which way its grain runs is a bit of them;
-where every line of the grain is, is too much. What is best then depends on the loss: for an error of
+A picture of 32 x 32 becomes 256 numbers, 12 times fewer. They have room for the shapes, and not
+for every line of the grain. What is best then depends on the loss: for an error of
 pixels the mean or median of all grains, which is none; for a discriminator some grain.
 """
 
@@ -36,7 +36,7 @@ from .weights import TINY
 
 PIXELS = 32
 CONTRAST, GRAIN, LENGTH = 0.7, 0.2, 5  # of the drawing; the grain's deviation, its lines' length
-WAYS = ("across", "down")
+WAYS, DOWN = ("across", "down"), ("down",)  # of the grain: the eye sees both
 WIDTHS = (8, 16, 32)  # channels of the eye's layers
 SMALL_KL = configs.AutoencoderConfig(
     channels=8, channel_mult=(1, 2, 2), res_blocks=1, groups=4
@@ -47,28 +47,30 @@ KEY = 10_000_000  # of the first of these pictures
 TOLD = (*SHAPES, *COLORS, *BACKGROUNDS, *WAYS)
 
 
-def grained(samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+def grained(samples: Sequence[int], ways: tuple[str, ...] = DOWN) -> tuple[Tensor, Tensor]:
     """Scenes with a grain (b, 3, 32, 32), and what is in them: 0 or 1 for each of `TOLD` (b, 21)."""
-    drawn = [_grained(rng(KEY, i)) for i in samples]
+    drawn = [_grained(rng(KEY, i), ways) for i in samples]
     pictures, told = (torch.stack(column) for column in zip(*drawn, strict=True))
     return pictures, told
 
 
 @cache
-def seen() -> tuple[Tensor, Tensor]:
+def seen(ways: tuple[str, ...] = DOWN) -> tuple[Tensor, Tensor]:
     """The 1000 that are learned from: painted once, since painting takes as long as training."""
-    return grained(range(1000))
+    return grained(range(1000), ways)
 
 
-def batch(seed: int, step: int, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+def batch(
+    seed: int, step: int, samples: Sequence[int], ways: tuple[str, ...] = DOWN
+) -> tuple[Tensor, Tensor]:
     """Some of them, drawn for the samples of a step."""
-    pictures, told = seen()
+    pictures, told = seen(ways)
     chosen = [rng(seed, step, i).integers(len(pictures)) for i in samples]
     return pictures[chosen], told[chosen]
 
 
-def _grained(random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    scene, way = random_scene(random), WAYS[random.integers(2)]
+def _grained(random: np.random.Generator, ways: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    scene, way = random_scene(random), ways[random.integers(len(ways))]
     noise = random.normal(size=(PIXELS, PIXELS + LENGTH - 1))
     lines = np.lib.stride_tricks.sliding_window_view(noise, LENGTH, 1).sum(-1) / LENGTH**0.5
     grain = torch.from_numpy(lines if way == "across" else lines.T).float()
@@ -124,7 +126,7 @@ class Looking:
         self.seed, self.about = seed, {"seed": seed, "grain": GRAIN, "length": LENGTH}
 
     def loss(self, step: int, samples) -> Tensor:
-        x, told = batch(self.seed, step, samples)
+        x, told = batch(self.seed, step, samples, WAYS)
         return F.binary_cross_entropy_with_logits(self.network.said(x), told)
 
 
