@@ -44,7 +44,7 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
     "VQGAN": ("2012.09841", "Taming Transformers for High-Resolution Image Synthesis"),
     "LPIPS": ("1801.03924", "The Unreasonable Effectiveness of Deep Features"),
-    "FID": ("1706.08500", "GANs Trained by a Two Time-Scale Update Rule Converge to a Nash Equilibrium"),
+    "FID": ("1706.08500", "GANs Trained by a Two Time-Scale Update Rule"),
 }
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",

@@ -57,7 +57,7 @@ def vanilla_d_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """VQGAN §3.2 as in the code: what the discriminator adds to the decoder's loss, -E C(y), with either loss.
+    """VQGAN §3.2 as in the code: the decoder's part, -E C(y), with either loss above.
 
     Official: `g_loss`
     """
@@ -94,10 +94,10 @@ def nll_loss(x: Tensor, y: Tensor, perceptual: Tensor | float = 0.0, logvar: flo
         1/b Σ (|x - y| + perceptual) / e^ℓ + ℓ
 
     x, y (b, ...); perceptual (b,), weighted already, is added to every number of its picture -> a
-    number: the sum over the numbers of a picture, the mean over the batch. ℓ is `logvar`: a parameter
-    of the loss's module that begins at 0, and that `AutoencoderKL.configure_optimizers` gives to no
-    optimizer, so it stays there. taming's `VQLPIPSWithDiscriminator` has no ℓ and takes the mean
-    over all numbers.
+    number: the sum over the numbers of a picture, the mean over the batch. ℓ is `logvar`, a
+    parameter of the loss's module that begins at 0, and that `AutoencoderKL.configure_optimizers`
+    gives to no optimizer, so it stays there. `VQLPIPSWithDiscriminator` has no ℓ, and takes
+    the mean over all numbers.
     Official: `rec_loss`, `nll_loss`
     """
     error = (x - y).abs()
@@ -111,8 +111,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
 
         ‖μ_x - μ_y‖² + Tr(C_x + C_y - 2 (C_x C_y)^½)
 
-    x (n, d), y (m, d), better in float64 -> a number, 0 for equal means and covariances. The trace of
-    the root is the sum of the roots of the eigenvalues of C_x^½ C_y C_x^½, which is symmetric.
+    x (n, d), y (m, d), better in float64 -> a number, 0 for equal means and covariances. The trace
+    of the root is the sum of the roots of the eigenvalues of C_x^½ C_y C_x^½, which is symmetric.
     """
     c_x, c_y = x.T.cov().reshape(x.shape[1], -1), y.T.cov().reshape(y.shape[1], -1)
     values, vectors = torch.linalg.eigh(c_x)

@@ -32,9 +32,9 @@ class ActNorm(nn.Module):
 class NLayerDiscriminator(nn.Module):
     """pix2pix' PatchGAN (1611.07004, §3.2.2) under the names of taming's: a logit for each patch.
 
-    `layers` convolutions 4 x 4 of stride 2, one of stride 1 and the one to a logit; all but the first
-    and the last have a norm, and biases only if it is ActNorm, as BatchNorm has its own. With three
-    layers a logit sees 70 x 70 pixels. Weights begin as the official weights_init has them.
+    `layers` convolutions 4 x 4 of stride 2, one of stride 1 and the one to a logit; all but the
+    first and the last have a norm, and biases only if it is ActNorm, as BatchNorm has its own. With
+    three layers a logit sees 70 x 70 pixels. Weights begin as the official weights_init has them.
     """
 
     def __init__(self, channels: int = 64, layers: int = 3, actnorm: bool = False, colors: int = 3):

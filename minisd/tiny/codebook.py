@@ -1,4 +1,4 @@
-"""A codebook for a first stage that has none: the tiny model's KL autoencoder becomes a VQModel."""
+"""A codebook for a first stage without one: the tiny model's KL autoencoder becomes a VQModel."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from ..models.configs import AutoencoderConfig
 from ..models.vq import VQModel
 from .weights import TINY
 
-
 VQ = TINY.with_name("tiny-vq.safetensors")
 
 
@@ -21,11 +20,12 @@ def shipped(path: Path = VQ) -> VQModel:
 
 
 def quantised(vae: AutoencoderKL, config: AutoencoderConfig, x: Tensor, seed: int = 0) -> VQModel:
-    """A VQModel whose latents are the means of the KL autoencoder, and whose codes are their k-means.
+    """A VQModel whose latents are the KL autoencoder's means, and whose codes are their k-means.
 
     config: the KL autoencoder's with `codes`, and embed_dim = z_channels. x (b, 3, h, w): the
-    pictures whose latents are clustered. quant_conv is linear, so its half for the mean goes into the
-    convolution before it, and is the identity here. SoundStream (2107.03312, III-C) begins by k-means.
+    pictures whose latents are clustered. quant_conv is linear, so its half for the mean goes into
+    the convolution before it, and is the identity here. SoundStream (2107.03312, III-C) begins by
+    k-means, too.
     """
     network, mean = VQModel(config), vae.quant_conv.weight[: config.embed_dim, :, 0, 0]
     stored = vae.state_dict()
@@ -45,9 +45,9 @@ def quantised(vae: AutoencoderKL, config: AutoencoderConfig, x: Tensor, seed: in
 def k_means(vectors: Tensor, k: int, seed: int = 0, rounds: int = 8) -> Tensor:
     """k centres (k, d) of vectors (n, d): Lloyd's algorithm, begun as k-means++ begins.
 
-    Each next centre is a vector drawn in proportion to its squared distance from the nearest centre
-    so far (Arthur and Vassilvitskii 2007). Then, in each round, every centre becomes the mean of the
-    vectors that are nearest to it. ValueError if there are fewer than k vectors.
+    Each next centre is a vector drawn in proportion to its squared distance from the nearest
+    centre so far (Arthur and Vassilvitskii 2007). Then, in each round, every centre becomes the
+    mean of the vectors that are nearest to it. ValueError if there are fewer than k vectors.
     """
     if len(vectors) < k:
         raise ValueError(f"{k} centres need at least as many vectors, got {len(vectors)}")

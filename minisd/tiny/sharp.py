@@ -1,4 +1,4 @@
-"""Blur against sharp: a first stage of LDM's objective, on scenes with a grain that no latent holds.
+"""Blur against sharp: a first stage of LDM's objective, on scenes with a grain no latent holds.
 
 A picture of 32 x 32 becomes 256 numbers, 12 times fewer. They have room for the shapes, and not
 for every line of the grain. What is best then depends on the loss: for an error of
@@ -38,9 +38,7 @@ PIXELS = 32
 CONTRAST, GRAIN, LENGTH = 0.7, 0.2, 5  # of the drawing; the grain's deviation, its lines' length
 WAYS, DOWN = ("across", "down"), ("down",)  # of the grain: the eye sees both
 WIDTHS = (8, 16, 32)  # channels of the eye's layers
-SMALL_KL = configs.AutoencoderConfig(
-    channels=8, channel_mult=(1, 2, 2), res_blocks=1, groups=4
-)
+SMALL_KL = configs.AutoencoderConfig(channels=8, channel_mult=(1, 2, 2), res_blocks=1, groups=4)
 KEY = 10_000_000  # of the first of these pictures
 
 
@@ -48,7 +46,7 @@ TOLD = (*SHAPES, *COLORS, *BACKGROUNDS, *WAYS)
 
 
 def grained(samples: Sequence[int], ways: tuple[str, ...] = DOWN) -> tuple[Tensor, Tensor]:
-    """Scenes with a grain (b, 3, 32, 32), and what is in them: 0 or 1 for each of `TOLD` (b, 21)."""
+    """Scenes with a grain (b, 3, 32, 32), and what they show: 0 or 1 for each of `TOLD` (b, 21)."""
     drawn = [_grained(rng(KEY, i), ways) for i in samples]
     pictures, told = (torch.stack(column) for column in zip(*drawn, strict=True))
     return pictures, told
@@ -78,7 +76,12 @@ def _grained(random: np.random.Generator, ways: tuple[str, ...]) -> tuple[Tensor
 
 
 def _told(scene: Scene, way: str) -> Tensor:
-    seen = {scene.background, way, *(t.shape for t in scene.things), *(t.color for t in scene.things)}
+    seen = {
+        scene.background,
+        way,
+        *(t.shape for t in scene.things),
+        *(t.color for t in scene.things),
+    }
     return torch.tensor([float(name in seen) for name in TOLD])
 
 
@@ -183,7 +186,9 @@ class Sharp:
         if not adopt_weight(weights["disc_weight"], step, weights["disc_start"]):
             return loss
         discriminator = self.network["discriminator"]
-        discriminator.requires_grad_(False)  # only as this graph is built: y gets a gradient, it none
+        discriminator.requires_grad_(
+            False
+        )  # only as this graph is built: y gets a gradient, it none
         g_loss = generator_loss(discriminator(y))
         discriminator.requires_grad_(True)
         share = weights["disc_weight"] * adaptive_weight(nll, g_loss, vae.decoder.conv_out.weight)

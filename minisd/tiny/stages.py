@@ -66,8 +66,8 @@ class Autoencoder:
 class VectorQuantised:
     """VQ-VAE's objective on the same world: squared error, and the codebook's loss (eq. 3).
 
-    From nothing; or from a KL autoencoder, whose encoder then stays as it is, so that the latents of
-    both are the same and a U-Net of one is a U-Net of the other.
+    From nothing; or from a KL autoencoder, whose encoder then stays as it is, so that the latents
+    of both are the same and a U-Net of one is a U-Net of the other.
     """
 
     name, slow = "vq", {}

@@ -202,7 +202,7 @@ def export_sharp(folder: Path, path: Path) -> None:
             for name in ("blur", "sharp")
         },
     }
-    save_tensors(path, nn.ModuleDict(networks).half().state_dict())
+    save_tensors(path, nn.ModuleDict(networks).half().state_dict(), {"format": "pt"})
 
 
 def train_stages(

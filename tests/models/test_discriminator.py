@@ -45,4 +45,6 @@ def test_actnorm_begins_with_its_first_batch():
     y = norm.train()(x)
     assert y.mean((0, 2, 3)).abs().max() < 1e-5 and (y.std((0, 2, 3)) - 1).abs().max() < 1e-5
     more = norm(2 * x)  # the second batch changes nothing
-    assert (more - (2 * x - x.mean((0, 2, 3), True)) / x.std((0, 2, 3), keepdim=True)).abs().max() < 1e-4
+    assert (
+        more - (2 * x - x.mean((0, 2, 3), True)) / x.std((0, 2, 3), keepdim=True)
+    ).abs().max() < 1e-4

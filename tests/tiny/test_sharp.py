@@ -89,7 +89,9 @@ def test_stopped_after_each_of_ten_steps_it_ends_the_same(name, tmp_path, one_th
     settings = Settings(10, 2, 1e-3, warmup=2, ema=0.9, clip=1e9)
 
     def content(path):
-        return {key: value.read().clone() for key, value in tensorfile.open_tensors(path)[0].items()}
+        return {
+            key: value.read().clone() for key, value in tensorfile.open_tensors(path)[0].items()
+        }
 
     whole = Run(made(), settings, tmp_path / "whole.safetensors")
     for _ in whole.go():

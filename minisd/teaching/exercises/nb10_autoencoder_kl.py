@@ -224,7 +224,9 @@ def _adaptive_cases(generator):
 def _adaptive_with(norm=torch.linalg.vector_norm, delta=1e-4, most=1e4, before=False):
     def weight(nll_grad, g_grad, disc_weight):
         ratio = norm(nll_grad) / (norm(g_grad) + delta)
-        return (disc_weight * ratio).clamp(0, most) if before else disc_weight * ratio.clamp(0, most)
+        return (
+            (disc_weight * ratio).clamp(0, most) if before else disc_weight * ratio.clamp(0, most)
+        )
 
     return weight
 
@@ -544,9 +546,9 @@ EXERCISES = {
             ),
             "This is the sum over the logits: take the mean.": _hinge_with(mean=torch.sum),
             "Take the mean of each part by itself: there may be more real logits than others.": (
-                lambda real, fake: (
-                    torch.cat([torch.relu(1 - real).flatten(), torch.relu(1 + fake).flatten()]).mean()
-                )
+                lambda real, fake: torch.cat(
+                    [torch.relu(1 - real).flatten(), torch.relu(1 + fake).flatten()]
+                ).mean()
             ),
             "This is the generator's loss.": lambda real, fake: -fake.mean(),
         },
