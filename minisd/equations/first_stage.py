@@ -107,7 +107,7 @@ def nll_loss(x: Tensor, y: Tensor, perceptual: Tensor | float = 0.0, logvar: flo
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
-    """FID eq. 6 (1706.08500): between two sets of features, as if both were Gaussian.
+    """FID eq. 6: between two sets of features, as if both were Gaussian.
 
         ‖μ_x - μ_y‖² + Tr(C_x + C_y - 2 (C_x C_y)^½)
 
