@@ -36,7 +36,7 @@ Only where they are named, for notebook 10 (blur against sharp, minutes) and 14:
   eye           a small classifier, whose layers the perceptual distance compares
   blur          a very small first stage, by the error of its pixels alone
   sharp         that one further, with perceptual distance and discriminator; needs eye and blur
-  export-sharp  the weights of these three as sharp.safetensors, beside --out
+  export-sharp  the weights of these three as tiny-sharp.safetensors, beside --out
   export-vq     vq's weights as tiny-vq.safetensors, beside --out
 
 Each stage writes a run into the folder, with its losses as a picture beside it. When a stage is

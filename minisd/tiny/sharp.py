@@ -203,7 +203,7 @@ def detail(x: Tensor) -> Tensor:
 
 # ---- what ships ---------------------------------------------------------------------------
 
-SHARP = TINY.with_name("sharp.safetensors")
+SHARP = TINY.with_name("tiny-sharp.safetensors")
 
 
 def shipped(path: Path = SHARP) -> tuple[Eye, AutoencoderKL, AutoencoderKL]:

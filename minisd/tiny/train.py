@@ -182,7 +182,7 @@ def exported(name: str, folder: Path, out: Path, scenes: int, begin: Path | None
     elif name == "export-vq":
         export_vq(folder, out.with_name("tiny-vq.safetensors"), scenes, begin)
     else:
-        export_sharp(folder, out.with_name("sharp.safetensors"))
+        export_sharp(folder, out.with_name("tiny-sharp.safetensors"))
 
 
 def export_vq(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = None) -> None:
