@@ -563,9 +563,6 @@ EXERCISES = {
                 lambda a, b, w: w * (b.norm() / (a.norm() + 1e-4)).clamp(0, 1e4)
             ),
             "The 0.0001 in the denominator is missing.": _adaptive_with(delta=0.0),
-            "The paper's δ is 0.000001; the code's, which is wanted, is 0.0001.": (
-                _adaptive_with(delta=1e-6)
-            ),
             "The clamp to at most 10000 is missing.": _adaptive_with(most=torch.inf),
             "The clamp comes before `disc_weight` multiplies.": _adaptive_with(before=True),
             "disc_weight is missing.": lambda a, b, w: _adaptive_weight(a, b, 1.0),
