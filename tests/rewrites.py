@@ -523,6 +523,15 @@ def best_logvar(rec):
     return np.array([s, 1 + s])
 
 
+def hinge_loss(real, fake):
+    return (np.maximum(0, 1 - A(real)).mean() - np.minimum(0, -1 - A(fake)).mean()) / 2
+
+
+def adaptive_weight(nll_grad, g_grad, disc_weight):
+    up, down = (np.sqrt(np.sum(A(grad) ** 2)) for grad in (nll_grad, g_grad))
+    return min(up / (down + 1e-4), 1e4) * disc_weight
+
+
 def expected_scale_factor(mean, logvar):
     return 1 / np.sqrt(A(mean).var() + np.exp(A(logvar)).mean())
 

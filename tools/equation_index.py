@@ -43,10 +43,14 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
     "ControlNet": ("2302.05543", "Adding Conditional Control to Text-to-Image Diffusion Models"),
+    "VQGAN": ("2012.09841", "Taming Transformers for High-Resolution Image Synthesis"),
+    "LPIPS": ("1801.03924", "The Unreasonable Effectiveness of Deep Features"),
+    "FID": ("1706.08500", "GANs Trained by a Two Time-Scale Update Rule"),
 }
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
+    "equations.first_stage",
     "samplers", "guidance", "losses", "models.controlnet",
 ]  # fmt: skip
 

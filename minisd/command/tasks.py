@@ -18,7 +18,7 @@ from .terminal import on_screen, say, tell, uninterrupted
 from .values import count, lora, number, positive, seed
 
 STAGES = ("kl", "vq", "text", "unet", "export")
-LATER = ("control",)  # what a finished model learns: only where it is named
+LATER = ("control", "eye", "blur", "sharp", "export-vq", "export-sharp")  # only where named
 
 # ---- train --------------------------------------------------------------------------------
 
@@ -26,14 +26,22 @@ TRAIN = """
 Train the tiny model, stage by stage, from nothing to the checkpoint that is shipped.
 
   kl      the autoencoder between pictures and latents
-  vq      the same with a codebook, for the notebooks; nothing below needs it
+  vq      its decoder once more, behind a codebook: for the notebooks; needs kl
   text    the text encoder's warm-up
   unet    the U-Net with its text encoder; needs kl and text
   export  the weights of kl, text and unet in one checkpoint
 
-Only where it is named, since it begins with a finished model, the tiny one or that of --begin:
+Only where they are named. Of a finished model, the tiny one or that of --begin:
 
-  control  a ControlNet, control-net.safetensors in the folder, that leads the model by outlines
+  control       a ControlNet that leads it by outlines, control-net.safetensors in the folder
+
+For notebook 10 (blur against sharp, minutes) and 14:
+
+  eye           a small classifier, whose layers the perceptual distance compares
+  blur          a very small first stage, by the error of its pixels alone
+  sharp         that one further, with perceptual distance and discriminator; needs eye and blur
+  export-sharp  the weights of these three as tiny-sharp.safetensors, beside --out
+  export-vq     vq's weights as tiny-vq.safetensors, beside --out
 
 Each stage writes a run into the folder, with its losses as a picture beside it. When a stage is
 started again, it goes on from there. On several processes:
@@ -48,13 +56,13 @@ To train a finished model further, without the runs that made it:
 def train_options(parser: argparse.ArgumentParser) -> None:
     """What `train` may be told."""
     add = parser.add_argument
-    some = f"some of {', '.join(STAGES)}, all of them by default; or {', '.join(LATER)}"
+    some = f"some of {', '.join(STAGES)}, which are the default, and of {', '.join(LATER)}"
     add("stages", nargs="*", type=stage, metavar="stage", help=some)
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=count, help="another number of steps than each stage's own")
     add("--scenes", type=count, default=80_000, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=number, default=60, metavar="SECONDS", help="(%(default)s)")
-    add("--begin", type=Path, metavar="CHECKPOINT", help="what unet, control begin with")
+    add("--begin", type=Path, metavar="CHECKPOINT", help="what vq, unet, control begin with")
     add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
 

@@ -1,8 +1,9 @@
 """Our own small world: drawings with captions, a judge of pictures, a Stable Diffusion for both.
 
 `shapes` draws, `scenes` places and captions, `judge` reads a picture back, `painter` paints
-without a network, `stages` and `train` train the tiny model, `fidelity` measures how well it
-obeys, and `weights` has the model that ships.
+without a network, `stages` and `train` train the tiny model, `codebook` makes a VQ first stage
+of its autoencoder, `sharp` shows what LPIPS and a discriminator do, `fidelity` measures how well
+the model obeys, and `weights` has what ships.
 May import: pipeline and all below it. Imported by: teaching, command.
 """
 

@@ -24,10 +24,12 @@ from ..models.vq import VQModel
 from ..schedules import alpha_bar, at, scaled_linear_betas, zero_terminal_snr
 from ..text.tokenizer import Tokenizer, train_merges
 from ..training import group, rng, torch_rng, wait
+from .codebook import quantised
 from .scenes import OPPOSITE, RELATIONS, SIZES, caption, paint, random_scene, read
 from .shapes import BACKGROUNDS, COLORS, SHAPES
 
 PICTURES, CAPTIONS, TEXTS, JOINT = 1, 2, 3, 4  # what a random number is for: parts of its key
+CODES = 10**8  # the key of the pictures whose latents the codebook begins with
 
 
 def pictures(key: int, samples) -> Tensor:
@@ -62,13 +64,24 @@ class Autoencoder:
 
 
 class VectorQuantised:
-    """VQ-VAE's objective on the same world: squared error, and the codebook's loss (eq. 3)."""
+    """VQ-VAE's objective on the same world: squared error, and the codebook's loss (eq. 3).
+
+    From nothing; or from a KL autoencoder, whose encoder then stays as it is, so that the latents
+    of both are the same and a U-Net of one is a U-Net of the other.
+    """
 
     name, slow = "vq", {}
 
-    def __init__(self, config=configs.TINY_VQ, seed: int = 0):
-        self.network = _seeded(VQModel, config, seed)
+    def __init__(self, config=configs.TINY_VQ, seed: int = 0, begin: AutoencoderKL | None = None):
         self.about = {"config": asdict(config), "seed": seed}
+        if begin is None:
+            self.network = _seeded(VQModel, config, seed)
+            return
+        x = torch.cat([pictures(CODES, range(i, i + 40)) for i in range(0, 160, 40)])
+        self.network = quantised(begin, config, x, seed)
+        self.network.encoder.requires_grad_(False)
+        self.network.quant_conv.requires_grad_(False)
+        self.about["begin"] = _fingerprint(begin)
 
     def loss(self, step: int, samples) -> Tensor:
         x, network = pictures(step, samples), self.network

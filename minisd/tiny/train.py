@@ -1,11 +1,17 @@
 """Train the tiny model, stage by stage, from nothing to the checkpoint that is shipped.
 
     kl      the autoencoder between pictures and latents
-    vq      the same with a codebook, for the notebooks; nothing below needs it
+    vq      its decoder once more, behind a codebook: for the notebooks; needs kl
     text    the text encoder's warm-up
     unet    the U-Net with its text encoder; needs kl and text
     export  the weights of kl, text and unet in one checkpoint
     control a ControlNet that leads a finished model by outlines (control.py)
+
+    eye          a small classifier, whose layers the perceptual distance compares
+    blur         a very small first stage, by the error of its pixels alone
+    sharp        that one further, with perceptual distance and discriminator; needs eye and blur
+    export-vq    vq's weights, beside the checkpoint
+    export-sharp the weights of eye, blur and sharp, beside it too
 
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
 there when it is started again. `minisd train --help` says how to start them.
@@ -20,29 +26,34 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
+from torch import nn
 from tqdm import tqdm
 
 from ..checkpoints import loading as checkpoint
 from ..checkpoints.control import save_control
-from ..checkpoints.tensorfile import CheckpointError, open_tensors
+from ..checkpoints.tensorfile import CheckpointError, open_tensors, save_tensors
 from ..models import configs
 from ..models.autoencoder import AutoencoderKL
 from ..models.bert import BERTText
 from ..models.controlnet import ControlNet
 from ..models.unet import UNet
+from ..models.vq import VQModel
 from ..pipeline.conditioning import tokenizer_metadata
 from ..pipeline.pictures import save_png
 from ..training import Run, Settings, group, told, wait
-from . import control, stages
+from . import control, sharp, stages
 from .scenes import WORDS
 from .weights import TINY
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
-    "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
+    "vq": Settings(steps=400, batch=16, rate=5e-4, warmup=50, decay=0.5, ema=0.99),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
     "control": Settings(steps=400, batch=16, rate=1e-3, warmup=20, decay=0.4, ema=0.99),
+    "eye": Settings(steps=1200, batch=16, rate=1e-2, warmup=50, decay=0.5, ema=0.99),
+    "blur": Settings(steps=600, batch=8, rate=3e-3, warmup=50, decay=0.3, ema=0.99, clip=1e9),
+    "sharp": Settings(steps=600, batch=8, rate=6e-4, warmup=20, decay=0.5, ema=0.99, clip=1e9),
 }
 SCENES = 80_000
 
@@ -92,22 +103,36 @@ def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = No
     """The stage of that name, given what the stages before it have left in the folder.
 
     scenes: how many of them text and unet learn from, at most. begin: a checkpoint whose weights
-    unet begins with; nothing in the folder is needed then. seed: of what it draws.
+    vq and unet begin with; nothing in the folder is needed then. seed: of what it draws.
     """
     if name == "kl":
         return stages.Autoencoder()
-    if name == "vq":
-        return stages.VectorQuantised()
     if name == "text":
         return stages.TextWarmUp(captions=min(20_000, scenes))
     if name == "control":
         return control.Sketched(begun(begin or TINY), seed=seed)
+    if name == "eye":
+        return sharp.Looking()
+    if name in ("blur", "sharp"):
+        return sharpening(name, folder)
     vae, scale = first_stage(folder, scenes, begin)
+    if name == "vq":
+        config = configs.replace(configs.TINY_VQ, scale_factor=scale)
+        return stages.VectorQuantised(config, begin=vae)
     if begin is None:
         text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
         return stages.Joint(stages.Latents(folder, vae, scenes), scale, text, seed=seed)
     latents, whole = stages.Latents(folder, vae, scenes), begun(begin)
     return stages.Joint(latents, scale, whole.text.train(), seed=seed, unet=whole.unet.train())
+
+
+def sharpening(name: str, folder: Path) -> sharp.Sharp:
+    """The stage "blur", of pixels alone, or "sharp", which goes on from it with all of the loss."""
+    if name == "blur":
+        return sharp.Sharp(name, perceptual_weight=0, disc_weight=0)
+    eye = trained(folder, "eye", sharp.Eye, sharp.WIDTHS)
+    begin = trained(folder, "blur", AutoencoderKL, sharp.SMALL_KL, "vae.").train()
+    return sharp.Sharp(name, eye, begin=begin)
 
 
 def run(current: Run, save_every: float = 60) -> None:
@@ -157,6 +182,36 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
 
+def exported(name: str, folder: Path, out: Path, scenes: int, begin: Path | None) -> None:
+    """What "export", "export-vq" or "export-sharp" writes: `out`, or a file beside it."""
+    if name == "export":
+        export(folder, out, scenes, begin)
+    elif name == "export-vq":
+        export_vq(folder, out.with_name("tiny-vq.safetensors"), scenes, begin)
+    else:
+        export_sharp(folder, out.with_name("tiny-sharp.safetensors"))
+
+
+def export_vq(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = None) -> None:
+    """The averaged weights of vq in float16, under LDM's names."""
+    scale = first_stage(folder, scenes, begin)[1]
+    config = configs.replace(configs.TINY_VQ, scale_factor=scale)
+    network = trained(folder, "vq", VQModel, config)
+    checkpoint.save(path, checkpoint.Checkpoint("tiny", vae=network.half()))
+
+
+def export_sharp(folder: Path, path: Path) -> None:
+    """The averaged weights of eye, blur and sharp in float16; no discriminator."""
+    networks = {
+        "eye": trained(folder, "eye", sharp.Eye, sharp.WIDTHS),
+        **{
+            name: trained(folder, name, AutoencoderKL, sharp.SMALL_KL, "vae.")
+            for name in ("blur", "sharp")
+        },
+    }
+    save_tensors(path, nn.ModuleDict(networks).half().state_dict(), {"format": "pt"})
+
+
 def train_stages(
     names: Sequence[str],
     folder: Path,
@@ -179,9 +234,9 @@ def train_stages(
         if not os.access(folder, os.W_OK):
             raise ValueError(f"cannot write into {folder}")
         for name in names:
-            if name == "export":
+            if name.startswith("export"):
                 if group()[1] == 0:
-                    export(folder, out, scenes, begin)
+                    exported(name, folder, out, scenes, begin)
                 continue
             settings = SETTINGS[name]._replace(**{"steps": steps} if steps else {})
             part = stage(name, folder, scenes, begin, seed)

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ...equations.first_stage import adaptive_weight, hinge_d_loss
 from ...models.autoencoder import Block, Halve, Posterior
 from ..checking import Exercise
 
@@ -191,6 +192,43 @@ def _effective(ab, std):
 def _effective_cases(generator):
     ab = torch.tensor([1.0, 0.99915, 0.5, 0.0046601, 0.0], dtype=torch.float64)
     return [(ab, 1 / 0.18215), (ab, 0.18215), (ab, 1.0), (ab[1:4], 1 / 0.13025)]
+
+
+def _hinge_cases(generator):
+    for real, fake in [((2, 1, 3, 3), (3, 1, 2, 2)), ((4,), (4,)), ((1, 1, 5, 5), (1, 1, 5, 5))]:
+        yield 1.5 * _randn(generator, *real), 1.5 * _randn(generator, *fake)
+
+
+def _hinge_with(margin=1.0, half=2.0, bend=torch.relu, swap=False, mean=torch.mean):
+    def loss(real, fake):
+        real, fake = (fake, real) if swap else (real, fake)
+        return (mean(bend(margin - real)) + mean(bend(margin + fake))) / half
+
+    return loss
+
+
+def _adaptive_weight(nll_grad, g_grad, disc_weight):
+    """equations.adaptive_weight where both losses are linear in the last weight."""
+    last = torch.zeros_like(nll_grad, requires_grad=True)
+    nll, g_loss = (last * nll_grad).sum(), (last * g_grad).sum()
+    return disc_weight * adaptive_weight(nll, g_loss, last)
+
+
+def _adaptive_cases(generator):
+    for size, other in [(1.0, 0.2), (30.0, 1e-6), (1e-3, 2.0), (50.0, 0.0)]:
+        grads = _randn(generator, 3, 4, 3, 3), _randn(generator, 3, 4, 3, 3)
+        yield size * grads[0], other * grads[1], 0.5
+    yield _randn(generator, 3, 2, 1, 1), 1e-5 * _randn(generator, 3, 2, 1, 1), 0.8
+
+
+def _adaptive_with(norm=torch.linalg.vector_norm, delta=1e-4, most=1e4, before=False):
+    def weight(nll_grad, g_grad, disc_weight):
+        ratio = norm(nll_grad) / (norm(g_grad) + delta)
+        return (
+            (disc_weight * ratio).clamp(0, most) if before else disc_weight * ratio.clamp(0, most)
+        )
+
+    return weight
 
 
 EXERCISES = {
@@ -488,5 +526,57 @@ EXERCISES = {
         },
         level="middle",
         goal="see a wrong scale factor as another noise schedule",
+    ),
+    "hinge_loss": Exercise(
+        hinge_d_loss,
+        _hinge_cases,
+        {
+            "The ½ before each of the two parts is missing.": _hinge_with(half=1.0),
+            "The two are swapped: the discriminator wants high logits for real pictures.": (
+                _hinge_with(swap=True)
+            ),
+            "A logit that is beyond 1 on its own side costs nothing: max(0, ...) is missing.": (
+                _hinge_with(bend=lambda x: x)
+            ),
+            "The bend is at 1 and at -1, not at 0: a margin of 1 belongs in both parts.": (
+                _hinge_with(margin=0.0)
+            ),
+            "This is the vanilla loss, with softplus; the hinge loss has max(0, 1 - logit).": (
+                _hinge_with(margin=0.0, bend=torch.nn.functional.softplus)
+            ),
+            "This is the sum over the logits: take the mean.": _hinge_with(mean=torch.sum),
+            "Take the mean of each part by itself: there may be more real logits than others.": (
+                lambda real, fake: torch.cat(
+                    [torch.relu(1 - real).flatten(), torch.relu(1 + fake).flatten()]
+                ).mean()
+            ),
+            "This is the generator's loss.": lambda real, fake: -fake.mean(),
+        },
+        level="easy",
+        goal="compute the discriminator's hinge loss",
+    ),
+    "adaptive_weight": Exercise(
+        _adaptive_weight,
+        _adaptive_cases,
+        {
+            "The ratio is upside down: the gradient of the generator's loss divides.": (
+                lambda a, b, w: w * (b.norm() / (a.norm() + 1e-4)).clamp(0, 1e4)
+            ),
+            "The 0.0001 in the denominator is missing.": _adaptive_with(delta=0.0),
+            "The clamp to at most 10000 is missing.": _adaptive_with(most=torch.inf),
+            "The clamp comes before `disc_weight` multiplies.": _adaptive_with(before=True),
+            "disc_weight is missing.": lambda a, b, w: _adaptive_weight(a, b, 1.0),
+            "These are squared norms: take the root of the sum of squares.": (
+                _adaptive_with(norm=lambda g: (g**2).sum())
+            ),
+            "These are sums of absolute values: a norm is the root of the sum of squares.": (
+                _adaptive_with(norm=lambda g: g.abs().sum())
+            ),
+            "These are root mean squares: a norm sums the squares.": (
+                _adaptive_with(norm=lambda g: (g**2).mean().sqrt())
+            ),
+        },
+        level="middle",
+        goal="balance two losses by their gradients",
     ),
 }
