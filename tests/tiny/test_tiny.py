@@ -107,11 +107,10 @@ def test_the_file_holds_the_tokenizer_that_training_used(pipe):
 
 @pytest.mark.parametrize("calls, one, two", [(4, 0.0, 0.0), (1, 0.0, 0.0)])
 def test_its_student_obeys_in_few_calls_without_guidance(calls, one, two):
-    """And better than the model itself, which has the guidance besides."""
-    fast, texts = Pipeline.load(TINY, loras=[(FAST, 1.0)]), fidelity.captions(1, "seen", 30, seed=1)
-    settings = FAST_SETTINGS | {"steps": calls}
-    found = fidelity.shares(fidelity.verdicts(fast, texts, **settings))["right"]
-    assert found >= one, found
-    texts = fidelity.captions(2, "seen", 30, seed=1)
-    found = fidelity.shares(fidelity.verdicts(fast, texts, **settings))["right"]
-    assert found >= two, found
+    """Here ...: the bars are below."""
+    fast = Pipeline.load(TINY, loras=[(FAST, 1.0)])
+    for things, bar in ((1, one), (2, two)):
+        texts = fidelity.captions(things, "seen", 40, seed=1)
+        said = fidelity.verdicts(fast, texts, **FAST_SETTINGS | {"steps": calls})
+        found = fidelity.shares(said)
+        assert found["right"] >= bar and found["background"] >= 0.9, (things, found)
