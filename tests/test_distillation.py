@@ -1,4 +1,4 @@
-"""What students of few calls learn: each formula against DDIM's steps, a closed form or diffusers."""
+"""What students of few calls learn: against DDIM's steps, a closed form, or diffusers."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ MEAN, STD = 0.7, 0.4
 
 
 def ideal(x, t):
-    """The consistency function of N(MEAN, STD²): along a path (x_t - √ᾱ m)/√(ᾱ s² + 1 - ᾱ) stays."""
+    """That of N(MEAN, STD²): along a path, (x_t - √ᾱ m)/√(ᾱ s² + 1 - ᾱ) stays."""
     ab = AB[int(t)]
     return MEAN + STD * (x - ab.sqrt() * MEAN) / (ab * STD**2 + 1 - ab).sqrt()
 

@@ -1,5 +1,5 @@
-"""What a student of fewer calls learns from its teacher (Progressive Distillation, arXiv 2202.00512;
-a guided teacher's answers: guidance.guided_eps, as arXiv 2210.03142 §3.1 has it)."""
+"""What a student of fewer calls learns from its teacher (Progressive Distillation, arXiv
+2202.00512). A guided teacher's answer is guidance.guided_eps, as arXiv 2210.03142 §3.1 has it."""
 
 from torch import Tensor
 

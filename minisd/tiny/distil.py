@@ -8,12 +8,12 @@ import copy
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoints.loading import Checkpoint
 from ..checkpoints.lora import save_lora
 from ..equations import guided_eps, q_sample, turned, x0_from_v
-from ..models.lora import LoRA, add_lora, takes_lora
+from ..models.lora import add_lora, takes_lora
 from ..schedules import at, trailing_times
 from ..training import Run, rng
 from .stages import Latents, _fingerprint, tiny_schedule, tokenizer
