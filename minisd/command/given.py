@@ -51,7 +51,7 @@ def check_fast(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--fast is distilled from the tiny model that comes with minisd, not from "
             f"{options.checkpoint}: leave one of them out, or give --lora a LoRA of that model's, "
-            "with --sampler lcm --steps 4 --scale 1"
+            "with --sampler lcm --steps 8 --scale 1"
         )
 
 

@@ -29,7 +29,7 @@ Train the tiny model, stage by stage, from nothing to the checkpoint that is shi
   text    the text encoder's warm-up
   unet    the U-Net with its text encoder; needs kl and text
   export  the weights of kl, text and unet in one checkpoint
-  distil  a LoRA for that checkpoint, fast.safetensors: 4, 2 or 1 calls instead of 40
+  distil  a LoRA for that checkpoint, fast.safetensors: 8 calls or fewer instead of 40
 
 Each stage writes a run into the folder, with its losses as a picture beside it. When a stage is
 started again, it goes on from there. On several processes:
@@ -92,11 +92,11 @@ def judge_options(parser: argparse.ArgumentParser) -> None:
     """What `judge` may be told."""
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", default=TINY, help="the tiny model by default")
-    add("--fast", action="store_true", help="the tiny model with its LoRA for few calls, 4 steps")
+    add("--fast", action="store_true", help="the tiny model with its LoRA for few calls")
     add("--lora", type=lora, action="append", metavar="FILE:SCALE", help="on it; may be repeated")
     add("--captions", type=count, default=500, help="of each group (%(default)s)")
     add("--scale", type=number, help="of guidance; 1: none. The model's by default")
-    add("--steps", type=count, help="(20, or 4 with --fast)")
+    add("--steps", type=count, help="20, or 8 with --fast")
     add("--sampler", help="by any name of docs/SAMPLERS.md; the model's by default")
 
 

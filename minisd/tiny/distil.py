@@ -1,4 +1,4 @@
-"""What makes the tiny model fast: a LoRA that is distilled from it, for 4, 2 or 1 calls.
+"""What makes the tiny model fast: a LoRA that is distilled from it, for 8, 4, 2 or 1 calls.
 
 The teacher is the whole model under guidance. Its student is the same U-Net with a LoRA, a
 consistency model (arXiv 2303.01469, 2310.04378) that has the guidance in its weights (2210.03142).

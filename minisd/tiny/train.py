@@ -5,7 +5,7 @@
     text    the text encoder's warm-up
     unet    the U-Net with its text encoder; needs kl and text
     export  the weights of kl, text and unet in one checkpoint
-    distil  a LoRA for that checkpoint, fast.safetensors: 4, 2 or 1 calls instead of 40
+    distil  a LoRA for that checkpoint, fast.safetensors: 8 calls or fewer instead of 40
 
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
 there when it is started again. `minisd train --help` says how to start them.
@@ -40,7 +40,7 @@ SETTINGS = {
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
-    "distil": Settings(steps=1000, batch=16, rate=2e-3, warmup=20, decay=0.5, ema=0.98),
+    "distil": Settings(steps=2000, batch=16, rate=2e-3, warmup=20, decay=0.5, ema=0.98),
 }
 SCENES = 80_000
 

@@ -135,7 +135,7 @@ def test_fast_is_the_tiny_models_own_lora_with_its_settings(capsys):
     painted = open_picture("minisd.png")
     assert (painted - expected).abs().max() <= 0.51 / 127.5
     said = read_settings("minisd.png")
-    assert (said["steps"], said["sampler"], said["scale"]) == ("4", "lcm", "1.0")
+    assert (said["steps"], said["sampler"], said["scale"]) == ("8", "lcm", "1.0")
     assert run("again", "minisd.png", "--out", "again.png", "--quiet") == 0
     assert (open_picture("again.png") - painted).abs().max() <= 1.01 / 127.5
     assert run(PROMPT, "--fast", "--steps", "1", "--sampler", "ddim", "--out", "1.png", *how) == 0

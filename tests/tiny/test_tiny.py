@@ -105,9 +105,9 @@ def test_the_file_holds_the_tokenizer_that_training_used(pipe):
     assert 1e6 < TINY.stat().st_size < 10e6
 
 
-@pytest.mark.parametrize("calls, one, two", [(4, 0.0, 0.0), (1, 0.0, 0.0)])
+@pytest.mark.parametrize("calls, one, two", [(8, 0.85, 0.65), (4, 0.65, 0.4)])
 def test_its_student_obeys_in_few_calls_without_guidance(calls, one, two):
-    """Here ...: the bars are below."""
+    """By its card 0.97, 0.85 with 8 calls, 0.825, 0.645 with 4."""
     fast = Pipeline.load(TINY, loras=[(FAST, 1.0)])
     for things, bar in ((1, one), (2, two)):
         texts = fidelity.captions(things, "seen", 40, seed=1)
