@@ -40,7 +40,7 @@ SETTINGS = {
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
-    "distil": Settings(steps=2000, batch=16, rate=2e-3, warmup=20, decay=0.5, ema=0.98),
+    "distil": Settings(steps=400, batch=16, rate=2e-3, warmup=20, decay=0.5, ema=0.98),
 }
 SCENES = 80_000
 
