@@ -1,8 +1,8 @@
 """Our own small world: drawings with captions, a judge of pictures, a Stable Diffusion for both.
 
 `shapes` draws, `scenes` places and captions, `judge` reads a picture back, `painter` paints
-without a network, `stages` and `train` train the tiny model, `fidelity` measures how well it
-obeys, and `weights` has the model that ships.
+without a network, `stages` and `train` train the tiny model, `distil` makes it fast, `fidelity`
+measures how well it obeys, and `weights` has the model that ships.
 May import: pipeline and all below it. Imported by: teaching, command.
 """
 
