@@ -1063,3 +1063,15 @@ def lambda_multistep(eps_model, x, times, ab, order):
         mean = _lagrange_mean([(lams[j] - lams[i]) / h for j in past], [said[j] for j in past], h)
         x = _mix(mean, _eps_of(x, mean, ab[t]), ab[s])
     return x
+
+
+def path_start(x, ab_t, mean, std):
+    wide = np.hypot(np.sqrt(ab_t) * std, np.sqrt(1 - ab_t))  # variances add up
+    return (1 - np.sqrt(ab_t) * std / wide) * mean + std / wide * A(x)
+
+
+def one_step_x0(x_t, x_s, ab_t, ab_s):
+    """Two equations, x = √ᾱ x0 + √(1-ᾱ) ε, solved for x0 and ε."""
+    rows = np.array([[np.sqrt(a), np.sqrt(1 - a)] for a in (ab_t, ab_s)])
+    both = np.stack([A(x_t).ravel(), A(x_s).ravel()])
+    return np.linalg.solve(rows, both)[0].reshape(A(x_t).shape)

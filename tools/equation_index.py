@@ -39,6 +39,7 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "DEIS": ("2204.13902", "Fast Sampling of Diffusion Models with Exponential Integrator"),
     "UniPC": ("2302.04867", "UniPC: A Unified Predictor-Corrector Framework"),
     "Consistency Models": ("2303.01469", "Consistency Models"),
+    "LCM": ("2310.04378", "Latent Consistency Models"),
     "Restart": ("2306.14878", "Restart Sampling for Improving Generative Processes"),
     "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
@@ -50,7 +51,7 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
-    "equations.first_stage",
+    "equations.first_stage", "equations.distillation", "equations.consistency",
     "samplers", "guidance", "losses", "models.controlnet",
 ]  # fmt: skip
 

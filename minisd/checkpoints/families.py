@@ -107,12 +107,12 @@ FAMILIES = {
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """normal_ does nothing: for a tensor without numbers torch would import its compiler first,
-    70 MB and a second."""
+    """What torch.nn.init draws is left out: it takes a tensor without numbers the longer way, and
+    for normal_ torch would import its compiler first, 70 MB and a second."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is nn.init.normal_:
+        if getattr(function, "__module__", None) == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
 

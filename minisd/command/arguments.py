@@ -62,7 +62,7 @@ WORDS = {
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
 }
 ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
-ABOUT += ("lora sha256", "control sha256", "control_net bytes")
+ABOUT += ("lora sha256", "fast sha256", "control sha256", "control_net bytes")
 SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
     "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
     "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
@@ -75,6 +75,7 @@ GRIDS = (
 EXAMPLES = """
   minisd "a small green star above a large yellow ring" --seed 3
   minisd "a circle" --negative red --n 4
+  minisd "a circle" --fast
   minisd trajectory "a purple star on black" --out strip.png
   minisd img2img drawing.png "a blue cross on white" --strength 0.6
   minisd inpaint picture.png mask.png "a red ring"
@@ -225,7 +226,7 @@ def _how() -> Parser:
         "--n", type=whole_number, default=1, help="how many pictures, of seed, seed + 1, ..."
     )
     how.add_argument(
-        "--steps", type=whole_number, default=50, help="50 by default; a grid may take more"
+        "--steps", type=whole_number, help="50 by default, 8 with --fast; a grid may take more"
     )
     how.add_argument("--scale", type=number, help="of guidance; 1: none. The model's by default")
     how.add_argument("--guide-from", type=number, help="the time from which guidance acts; 1000")
@@ -291,6 +292,8 @@ def _model() -> Parser:
         metavar="FILE:SCALE",
         help="a LoRA for the checkpoint, as paint.safetensors:0.8; may be given again",
     )
+    said = "the tiny model's LoRA for few calls: 8 steps, or --steps 4, 2, 1, without guidance"
+    model.add_argument("--fast", action="store_true", help=said)
     model.add_argument("--family", help="sd1, sd2, sdxl, ...; recognised where it can be")
     model.add_argument("--prediction", choices=("eps", "v", "x0"), help="what its U-Net predicts")
     model.add_argument("--ema", action="store_true", help="take the averaged weights, if there")

@@ -10,7 +10,7 @@ import stat
 from itertools import count
 from pathlib import Path
 
-from ..tiny.weights import TINY
+from ..tiny.weights import FAST, TINY
 from .arguments import GIVEN, again, read
 from .terminal import say, uninterrupted
 
@@ -39,6 +39,7 @@ def check(options: argparse.Namespace) -> None:
     given += [options.control] if getattr(options, "control", None) else []
     for path in targets(options):
         check_out(path, given)
+    check_fast(options)
     for path, _ in options.lora or ():
         if not path.is_file():
             raise ValueError(
@@ -56,6 +57,16 @@ def check_control(options: argparse.Namespace) -> None:
         )
     if net is not None and not net.exists():
         raise ValueError(f"--control-net: there is no file {net}")
+
+
+def check_fast(options: argparse.Namespace) -> None:
+    """ValueError where --fast is asked of another model than the one it was distilled from."""
+    if options.fast and options.checkpoint not in (None, TINY):
+        raise ValueError(
+            f"--fast is distilled from the tiny model that comes with minisd, not from "
+            f"{options.checkpoint}: leave one of them out, or give --lora a LoRA of that model's, "
+            "with --sampler lcm --steps 8 --scale 1"
+        )
 
 
 def check_range(name: str, value: int, least: int, most: int) -> None:
@@ -206,6 +217,8 @@ def fingerprints(options: argparse.Namespace) -> dict[str, str]:
         said[f"{name} sha256"] = digest(getattr(options, name))
     if getattr(options, "control", None):
         said["control sha256"] = digest(options.control)
+    if options.fast:
+        said["fast sha256"] = digest(FAST)
     if options.lora:
         said["lora sha256"] = " ".join(digest(path) for path, _ in options.lora)
     return said
@@ -228,7 +241,8 @@ def repeated(options: argparse.Namespace) -> argparse.Namespace:
         made = read(again(said))
         for name, now in fingerprints(made).items():
             if said.get(name) != now:
-                file = getattr(made, name.split()[0]) or TINY
+                files = vars(made) | {"fast": FAST, "checkpoint": made.checkpoint or TINY}
+                file = files[name.split()[0]]
                 if name == "lora sha256":  # one for each file
                     each = zip(made.lora, now.split(), said.get(name, "").split(), strict=False)
                     file = next((told[0] for told, a, b in each if a != b), made.lora[-1][0])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import __version__
-from ..tiny.weights import TINY
+from ..tiny.weights import FAST, FAST_SETTINGS, TINY
 from .arguments import read
 from .given import (
     as_tensor,
@@ -66,12 +66,14 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 
     fields, told = vars(options), inspect.signature(Settings).parameters
     settings = {name: fields[name] for name in told if fields.get(name) is not None}
+    settings = (FAST_SETTINGS if options.fast else {}) | settings
     images, sketch = open_given(options), open_control(options)
     asked = Settings(**settings, hint=sketch)
     how = {"device": options.device, "release": options.release, "tile": options.tile}
     how["dtype"] = getattr(torch, options.dtype)
     model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
-    changes = {"loras": options.lora or (), "control_net": fields.get("control_net")}
+    loras = [*([(FAST, 1.0)] if options.fast else []), *(options.lora or ())]
+    changes = {"loras": loras, "control_net": fields.get("control_net")}
     pipe, others = Pipeline.load(*model, **changes, **how), {}
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
@@ -81,7 +83,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         pipe.config.context_dim is not None,
     )
     settled = pipe.settled(asked)
-    settings |= {"scale": settled.scale, "sampler": settled.sampler, "grid": settled.grid}
+    settings |= {name: getattr(settled, name) for name in ("scale", "steps", "sampler", "grid")}
     settings |= {name: told for name, told in settled.options().items() if name in fields}
     for told in notes(options, pipe, settled):
         say(told)
@@ -99,8 +101,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         about["lora"] = "\n".join(f"{path}:{scale}" for path, scale in options.lora)
     words = [*given, options.prompt if prompted else "", *([] if given else [size])]
     run = way(*words, **settings, **others)
-    if len(run) != int(options.steps * settings.get("strength", 1) + 1e-9):
-        say(f"--steps {options.steps} takes {len(run)} steps: the grid's times lie evenly apart")
+    if len(run) != int(settled.steps * settings.get("strength", 1) + 1e-9):
+        say(f"--steps {settled.steps} takes {len(run)} steps: the grid's times lie evenly apart")
     hidden = options.quiet or not on_screen(sys.stderr)
     steps = list(tqdm(run, total=len(run), unit="step", disable=hidden, leave=False))
     if options.command == "trajectory":

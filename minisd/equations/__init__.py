@@ -6,6 +6,7 @@ time s < t; the papers' formulas have s = t-1, and these hold for any s).
 May import: nothing of minisd. Imported by: everything that computes with diffusion.
 """
 
+from .consistency import consistency_scaling, lcm_scaling
 from .ddim import ddim_mean, ddim_ode_step, ddim_step, dir_xt, sigma
 from .ddpm import (
     eps_loss_weight,
@@ -21,6 +22,7 @@ from .ddpm import (
     simple_loss,
     sqrt,
 )
+from .distillation import distilled_x0
 from .dpm_solver import (
     ab_from_lambda,
     eps_integral_step,
@@ -66,6 +68,8 @@ from .velocity import (
     min_snr_weight_eps,
     min_snr_weight_v,
     min_snr_weight_x0,
+    turned,
+    v_from_x0,
     velocity,
     x0_from_v,
 )
@@ -76,11 +80,13 @@ __all__ = [
     "adams_bashforth",
     "ancestral_sigmas",
     "churned_sigma",
+    "consistency_scaling",
     "ddim_mean",
     "ddim_ode_step",
     "ddim_step",
     "denoise",
     "dir_xt",
+    "distilled_x0",
     "edm_scaling",
     "edm_weight",
     "eps_from_v",
@@ -95,6 +101,7 @@ __all__ = [
     "guided_eps_paper",
     "improved_euler_eps",
     "karras_sigma",
+    "lcm_scaling",
     "lambda_from_ab",
     "log_normal_sigma",
     "mean_matching_loss",
@@ -123,8 +130,10 @@ __all__ = [
     "sqrt",
     "step_moments",
     "transfer",
+    "turned",
     "unipc_moments",
     "v_edm_noise_scaling",
+    "v_from_x0",
     "v_scaling",
     "v_weight",
     "velocity",

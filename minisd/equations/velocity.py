@@ -28,6 +28,16 @@ def x0_from_v(x_t: Tensor, v: Tensor, ab_t: Tensor) -> Tensor:
     return sqrt(ab_t) * x_t - sqrt(1 - ab_t) * v
 
 
+def v_from_x0(x_t: Tensor, x0: Tensor, ab_t: Tensor) -> Tensor:
+    """Progressive Distillation §4: v of an x0, as a target for example; `x0_from_v` turned round.
+
+        v = (√ᾱ_t x_t - x_0) / √(1-ᾱ_t)
+
+    x_t, x0 (b, ...); ab_t in [0, 1) -> (b, ...).
+    """
+    return (sqrt(ab_t) * x_t - x0) / sqrt(1 - ab_t)
+
+
 def eps_from_v(x_t: Tensor, v: Tensor, ab_t: Tensor) -> Tensor:
     """Progressive Distillation §4: ε from a v-prediction. Defined at ᾱ_t = 0 too.
 
@@ -48,6 +58,18 @@ def eps_from_x0(x_t: Tensor, x0: Tensor, ab_t: Tensor) -> Tensor:
     Official: `predict_eps_from_xstart`
     """
     return (x_t - sqrt(ab_t) * x0) / sqrt(1 - ab_t)
+
+
+def turned(x_t: Tensor, v: Tensor, ab_t: Tensor, ab_s: Tensor) -> Tensor:
+    """Progressive Distillation App. D: DDIM's step (σ = 0) along v, a turn by δ = ψ_t - ψ_s.
+
+        x_s = cos δ x_t - sin δ v  where √ᾱ_t = cos ψ_t, √(1-ᾱ_t) = sin ψ_t
+
+    x_t, v (b, ...); ab_t, ab_s in [0, 1] -> (b, ...). ᾱ_s = 1 gives `x0_from_v`.
+    """
+    cos = sqrt(ab_s) * sqrt(ab_t) + sqrt(1 - ab_s) * sqrt(1 - ab_t)
+    sin = sqrt(ab_s) * sqrt(1 - ab_t) - sqrt(1 - ab_s) * sqrt(ab_t)
+    return cos * x_t - sin * v
 
 
 def min_snr_weight_x0(snr: Tensor, gamma: float = 5.0) -> Tensor:

@@ -1,12 +1,12 @@
 """Our own small world: drawings with captions, a judge of pictures, a Stable Diffusion for both.
 
 `shapes` draws, `scenes` places and captions, `judge` reads a picture back, `painter` paints
-without a network, `stages` and `train` train the tiny model, `codebook` makes a VQ first stage
-of its autoencoder, `sharp` shows what LPIPS and a discriminator do, `fidelity` measures how well
-the model obeys, and `weights` has what ships.
+without a network, `stages` and `train` train the tiny model, `distil` makes it fast, `codebook`
+makes a VQ first stage of its autoencoder, `sharp` shows what LPIPS and a discriminator do,
+`control` leads it by sketches, `fidelity` measures how well it obeys, and `weights` has what ships.
 May import: pipeline and all below it. Imported by: teaching, command.
 """
 
-from .weights import TINY
+from .weights import FAST, FAST_SETTINGS, TINY
 
-__all__ = ["TINY"]
+__all__ = ["FAST", "FAST_SETTINGS", "TINY"]

@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from minisd.__main__ import main
 from minisd.checkpoints import load, save_lora
+from minisd.command import given
 from minisd.command.values import lora
 from minisd.models.lora import add_lora, loras
 from minisd.pipeline import Pipeline
 from minisd.pipeline.pictures import open_picture, read_settings
-from minisd.tiny.weights import TINY
+from minisd.tiny.weights import FAST, FAST_SETTINGS, TINY
 
 PROMPT = "a red circle"
 HOW = ("--steps", "2", "--zoom", "1", "--quiet")
@@ -125,3 +126,26 @@ def test_a_lora_of_another_model_is_refused_and_one_as_a_checkpoint(capsys):
     assert run(PROMPT, "--checkpoint", "paint.safetensors", *HOW) == 1
     said = capsys.readouterr().err
     assert "holds a LoRA, a change to the weights" in said and "by --lora or" in said
+
+
+def test_fast_is_the_tiny_models_own_lora_with_its_settings(capsys):
+    how = ("--zoom", "1", "--quiet")
+    assert run(PROMPT, "--fast", *how) == 0
+    expected = Pipeline.load(TINY, loras=[(FAST, 1.0)]).txt2img(PROMPT, **FAST_SETTINGS).pictures()
+    painted = open_picture("minisd.png")
+    assert (painted - expected).abs().max() <= 0.51 / 127.5
+    said = read_settings("minisd.png")
+    assert (said["steps"], said["sampler"], said["scale"]) == ("8", "lcm", "1.0")
+    assert run("again", "minisd.png", "--out", "again.png", "--quiet") == 0
+    assert (open_picture("again.png") - painted).abs().max() <= 1.01 / 127.5
+    assert run(PROMPT, "--fast", "--steps", "1", "--sampler", "ddim", "--out", "1.png", *how) == 0
+    assert (read_settings("1.png")["sampler"], read_settings("1.png")["taken"]) == ("ddim", "1")
+    assert run(PROMPT, "--fast", "--checkpoint", "sd.safetensors") == 1
+    assert "distilled from the tiny model" in capsys.readouterr().err
+
+
+def test_another_fast_lora_than_the_picture_s_is_told(monkeypatch, capsys, tmp_path):
+    assert run(PROMPT, "--fast", *HOW) == 0
+    monkeypatch.setattr(given, "FAST", tmp_path / "paint.safetensors")
+    assert run("again", "minisd.png", "--out", "again.png") == 1
+    assert "paint.safetensors is not what it was" in capsys.readouterr().err

@@ -47,7 +47,9 @@ def folder(tmp_path_factory):
     """Every stage trained for a few steps, and exported."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "SETTINGS", {name: short for name, (short, _) in SHORT.items()})
+        settings = {name: short for name, (short, _) in SHORT.items()}
+        settings["distil"] = Settings(1, 2, 2e-3, 0, 0.5, 0.5)
+        patch.setattr(train, "SETTINGS", settings)
         out = str(folder / "tiny.safetensors")
         assert main(["train", "--folder", str(folder), "--scenes", "60", "--out", out]) == 0
     return folder

@@ -9,6 +9,7 @@ import torch
 from ...equations import (
     ddim_ode_step,
     ddim_step,
+    distilled_x0,
     eps_integral_step,
     exponential_moments,
     node_weights,
@@ -392,6 +393,60 @@ def _walk_cases(g):
         ([*range(962, 0, -120)], 3),
     ]:
         yield _model(), _normal(g, 3, 2), times, AB, order
+
+
+# ---- section 16: distillation -------------------------------------------------------------
+
+
+def _consistent(how=""):
+    """The start of the path of a Gaussian through x; `how` is a slip."""
+
+    def start(x, ab_t, mean, std):
+        var = ab_t * std**2 + 1 - ab_t
+        middle = {"x": mean, "no": 0.0}.get(how, sqrt(ab_t) * mean)
+        wide = {"plus": ab_t * std + sqrt(1 - ab_t), "var": var, "ab": sqrt(ab_t) * std}
+        z = (x - middle) / wide.get(how, sqrt(var))
+        if how == "noise":
+            z = (x - middle) / sqrt(1 - ab_t)
+        if how == "denoiser":
+            return mean + sqrt(ab_t) * std**2 / var * (x - middle)
+        return {"z": z, "no mean": std * z, "no std": mean + z}.get(how, mean + std * z)
+
+    return start
+
+
+def _consistent_cases(g):
+    for shape in SHAPES:
+        for _ in range(2):
+            yield _normal(g, *shape), *_ab(g, 1), _number(g, 0.3, 2), _number(g, 0.2, 0.8)
+
+
+def _one_step(how=""):
+    """The x0 whose one DDIM step leads from x_t to x_s; `how` is a slip."""
+
+    def target(x_t, x_s, ab_t, ab_s):
+        r = sqrt((1 - ab_s) / (1 - ab_t))
+        if how == "down":
+            r = 1 / r
+        if how == "square":
+            r = r**2
+        if how == "flat":
+            return (x_s - r * x_t) / sqrt(ab_s)
+        if how == "sign":
+            return (x_s + r * x_t) / (sqrt(ab_s) + r * sqrt(ab_t))
+        if how == "times":
+            return (x_s - r * x_t) * (sqrt(ab_s) - r * sqrt(ab_t))
+        if how == "roots":
+            return (x_s - r * x_t) / (ab_s - r * ab_t)
+        return (x_s - r * x_t) / (sqrt(ab_s) - r * sqrt(ab_t))
+
+    return target
+
+
+def _one_step_cases(g):
+    for shape in SHAPES:
+        for _ in range(2):
+            yield _normal(g, *shape), _normal(g, *shape), *_ab(g, 2)
 
 
 EXERCISES = {
@@ -869,5 +924,44 @@ EXERCISES = {
         },
         level="hard",
         goal="write a multistep sampler over lambda of any order",
+    ),
+    "path_start": Exercise(
+        _consistent(),
+        _consistent_cases,
+        {
+            "This is the denoiser's mean of x_0: the path's start is as far out as x_t is": (
+                _consistent("denoiser")
+            ),
+            "x_t has the mean √ᾱ_t m, not m": _consistent("x"),
+            "Subtract the mean of x_t first, √ᾱ_t m": _consistent("no"),
+            "Standard deviations do not add up: variances do": _consistent("plus"),
+            "Divide by the standard deviation of x_t: the root of its variance": (
+                _consistent("var")
+            ),
+            "The noise is part of the variance of x_t: add 1-ᾱ_t": _consistent("ab"),
+            "The data's own variance is part of that of x_t: add ᾱ_t s²": _consistent("noise"),
+            "This is the number that stays along the path: make an x_0 of it": _consistent("z"),
+            "The mean m of the data is missing in the x_0": _consistent("no mean"),
+            "The data's standard deviation is missing in the x_0": _consistent("no std"),
+        },
+        level="easy",
+        goal="evaluate a consistency function in closed form",
+    ),
+    "one_step_x0": Exercise(
+        distilled_x0,
+        _one_step_cases,
+        {
+            "The ratio r is upside down: √(1-ᾱ_s) stands above": _one_step("down"),
+            "r is a ratio of standard deviations: its root is missing": _one_step("square"),
+            "x_t contains √ᾱ_t x_0: that part belongs to the factor of x_0": _one_step("flat"),
+            "Subtract r x_t, so that ε is gone": _one_step("sign"),
+            "Divide by the factor of x_0, do not multiply": _one_step("times"),
+            "The factors of x_0 are √ᾱ_s and √ᾱ_t, with roots": _one_step("roots"),
+            "This is x_s divided by √ᾱ_s: its noise is still in it": (
+                lambda x_t, x_s, ab_t, ab_s: x_s / sqrt(ab_s)
+            ),
+        },
+        level="middle",
+        goal="find the target of progressive distillation",
     ),
 }
