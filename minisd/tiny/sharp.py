@@ -54,8 +54,8 @@ def grained(samples: Sequence[int], ways: tuple[str, ...] = DOWN) -> tuple[Tenso
 
 @cache
 def seen(ways: tuple[str, ...] = DOWN) -> tuple[Tensor, Tensor]:
-    """The 1000 that are learned from: painted once, since painting takes as long as training."""
-    return grained(range(1000), ways)
+    """The 4000 that are learned from: painted once, since painting takes as long as training."""
+    return grained(range(4000), ways)
 
 
 def batch(
