@@ -39,6 +39,18 @@ def l_weighted(
     return at(weight, t, loss) * loss
 
 
+def prior_preservation(new: Tensor, prior: Tensor, weight: float = 1.0) -> Tensor:
+    """DreamBooth eq. 2: the loss of the new pictures, and λ times that of pictures of the old kind.
+
+        E ‖...new...‖² + λ E ‖...prior...‖²
+
+    The prior's are the frozen model's own, of the class's prompt, so that it keeps what it could
+    paint. new, prior (b,) -> (b,).
+    Official: `prior_loss_weight` of diffusers' train_dreambooth; the authors have no code
+    """
+    return same_shape("new", new, prior) + weight * prior
+
+
 def l_t(
     eps_model: Callable,
     x0: Tensor,

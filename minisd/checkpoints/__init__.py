@@ -6,6 +6,7 @@ LoRAs into them, with `lora_file` and `lora_fit`.
 May import: models. Imported by: pipeline, tiny, command, and training for its run files.
 """
 
+from .embedding import open_embedding, save_embedding, with_embeddings
 from .families import FAMILIES, Family
 from .loading import Checkpoint, info, load, load_module, save
 from .lora import save_lora, with_loras
@@ -14,4 +15,4 @@ from .tensorfile import CheckpointError
 
 __all__ = ["FAMILIES", "Checkpoint", "CheckpointError", "Family"]
 __all__ += ["LoRAFile", "info", "load", "load_module", "open_lora", "save", "save_lora"]
-__all__ += ["with_loras"]
+__all__ += ["open_embedding", "save_embedding", "with_embeddings", "with_loras"]

@@ -29,6 +29,19 @@ def _star(u, v):
     return ((a - tip) * edge[1] - b * edge[0]) / np.hypot(*edge)
 
 
+def _heart(u, v):
+    """Two half discs above a corner, a square's on its tip; inigo quilez' distance."""
+    x, y = 0.64 * np.abs(u), 0.64 * v + 0.55
+    on_axis = np.maximum(x + y, 0) / 2
+    corner = np.minimum(np.hypot(x, y - 1), np.hypot(x - on_axis, y - on_axis)) * np.sign(x - y)
+    return np.where(x + y > 1, np.hypot(x - 0.25, y - 0.75) - np.sqrt(0.125), corner) / 0.64
+
+
+def _crescent(u, v):
+    """A disc without another one that lies over its right side."""
+    return np.maximum(np.hypot(u, v) - 0.95, 0.78 - np.hypot(u - 0.5, v))
+
+
 # Each is given u, v: to the right and upwards from its centre, in units of its size.
 SHAPES = {
     "circle": lambda u, v: np.hypot(u, v) - 0.95,
@@ -38,6 +51,7 @@ SHAPES = {
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.25,
     "cross": lambda u, v: np.minimum(_box(u, v, 1.0, 0.32), _box(u, v, 0.32, 1.0)),
 }
+NEW_SHAPES = {"heart": _heart, "crescent": _crescent}  # for lessons: not of the world
 COLORS = {
     "red": (214, 39, 40),
     "orange": (255, 137, 14),
@@ -61,7 +75,7 @@ def cover(
     shape: str, size: float, x: float, y: float, pixels: int = 32, angle: float = 0.0
 ) -> np.ndarray:
     """How much of each pixel a shape covers, 0 to 1, its edge one pixel wide: (pixels, pixels)."""
-    distance = known("shape", shape, SHAPES)
+    distance = known("shape", shape, SHAPES | NEW_SHAPES)
     if not size > 0:
         raise ValueError(f"size must be more than 0, got {size}")
     centres = (np.arange(pixels) + 0.5) / pixels
