@@ -1054,3 +1054,45 @@ def lambda_multistep(eps_model, x, times, ab, order):
         mean = _lagrange_mean([(lams[j] - lams[i]) / h for j in past], [said[j] for j in past], h)
         x = _mix(mean, _eps_of(x, mean, ab[t]), ab[s])
     return x
+
+
+# ---- 19 -----------------------------------------------------------------------------------
+
+
+def lora_change(down, up, alpha):
+    return np.einsum("or,ri->oi", A(up), A(down)) * (alpha / A(up).shape[1])
+
+
+def lora_forward(x, weight, down, up, alpha, scale):
+    return A(x) @ (A(weight) + scale * lora_change(down, up, alpha)).T
+
+
+def lora_parameters(sizes, rank):
+    return rank * int(np.sum(sizes))
+
+
+def lora_gradients(x, dy, down, up, alpha):
+    down, up = (part.clone().requires_grad_() for part in (down, up))
+    y = x @ down.T @ up.T * alpha / up.shape[1]
+    return torch.autograd.grad((y * dy).sum(), (down, up))
+
+
+def embed_new(tokens, table, vectors):
+    n = len(table)
+    return np.stack([A(table)[i] if i < n else A(vectors)[i - n] for i in tokens.tolist()])
+
+
+def old_rows_back(before, after, first):
+    rows = np.array(after)
+    rows[:first] = before[:first]
+    return rows
+
+
+def end_position(tokens, end):
+    return np.array([row.index(end) for row in tokens.tolist()])
+
+
+def prior_loss(errors, weight):
+    errors = A(errors)
+    b = len(errors) // 2
+    return errors[:b].mean() + weight * errors[b:].mean()

@@ -45,14 +45,16 @@ def open_embedding(path: str | Path) -> Embedding:
     """
     path = Path(path)
     tensors, _ = open_tensors(path)
-    if set(tensors) in ({PLAIN}, set(PAIR)):
-        word, vectors = path.stem, {PAIR.get(key, "text"): one for key, one in tensors.items()}
+    if set(tensors) == {PLAIN}:
+        word, vectors = path.stem, {"text": tensors[PLAIN]}
+    elif set(tensors) == set(PAIR):
+        word, vectors = path.stem, {network: tensors[key] for key, network in PAIR.items()}
     elif len(tensors) == 1 and not kind_of(tensors) or _is_word(tensors):
-        (word, only), = tensors.items()
+        ((word, only),) = tensors.items()
         vectors = {"text": only}
     else:
-        kind = kind_of(tensors)
-        what = kind[1].split(":")[0] if kind else f"these tensors: {first_few([*tensors]) or 'none'}"
+        kind, few = kind_of(tensors), first_few([*tensors]) or "none"
+        what = kind[1].split(":")[0] if kind else f"these tensors: {few}"
         raise CheckpointError(
             f"{path} holds no word of a textual inversion, but {what}; a word is one tensor, "
             f"{PLAIN} or the word itself, or for SDXL clip_l and clip_g"
@@ -62,7 +64,9 @@ def open_embedding(path: str | Path) -> Embedding:
         fits = len(stored.shape) in (1, 2) and all(stored.shape) and stored.dtype.is_floating_point
         if not fits or found._rows(stored) != found.count:
             shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in vectors.values())
-            raise CheckpointError(f"{path} must hold vectors (k, width), as many for each: {shapes}")
+            raise CheckpointError(
+                f"{path} must hold vectors (k, width), as many for each: {shapes}"
+            )
     return found
 
 
@@ -130,7 +134,8 @@ def describe_embedding(path: str | Path) -> str:
         return str(error)
     widths = " and ".join(str(stored.shape[-1]) for stored in file.vectors.values())
     many = f"{file.count} vectors" if file.count > 1 else "1 vector"
-    return f"the word {file.word!r}, {many} of width {widths}, for {made_for(file) or 'no published family'}"
+    made = made_for(file) or "no published family"
+    return f"the word {file.word!r}, {many} of width {widths}, for {made}"
 
 
 def save_embedding(path: str | Path, vectors: Mapping[str, Tensor]) -> None:

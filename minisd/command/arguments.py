@@ -52,13 +52,14 @@ THEIRS = """
 --churn: s_churn
 --dtype: precision torch_dtype
 --level: noise_level
+--embedding: embeddings textual_inversion
 --lora: loras lora_weights"""  # ours: those of the official scripts and of diffusers
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
 }
 ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
-ABOUT += ("lora sha256",)
+ABOUT += ("lora sha256", "embedding sha256")
 SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
     "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
     "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
@@ -77,6 +78,7 @@ EXAMPLES = """
   minisd "a fox in the snow" --checkpoint sd-v1-4.safetensors --sampler "DPM++ 2M Karras" --steps 20
   minisd "a fox" --checkpoint sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   minisd "a fox" --checkpoint sd-v1-4.safetensors --lora paint.safetensors:0.8
+  minisd "a photo of <fox>" --checkpoint sd-v1-4.safetensors --embedding fox.safetensors
   minisd info sd-v1-4.safetensors
   minisd again minisd.png
   minisd grade returned/ --out marks
@@ -196,7 +198,7 @@ def again(said: Mapping[str, str]) -> list[str]:
         action.option_strings[0] + ("" if action.nargs == 0 else f"={value}")
         for dest, action in actions.items()
         if dest in said and dest not in words
-        for value in (said[dest].split("\n") if dest == "lora" else [said[dest]])
+        for value in (said[dest].split("\n") if dest in ("lora", "embedding") else [said[dest]])
     ]
     return [name, *options, "--", *(said[dest] for dest in words)]
 
@@ -258,6 +260,13 @@ def _model() -> Parser:
         action="append",
         metavar="FILE:SCALE",
         help="a LoRA for the checkpoint, as paint.safetensors:0.8; may be given again",
+    )
+    model.add_argument(
+        "--embedding",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a textual inversion: prompts may hold its word; may be given again",
     )
     model.add_argument("--family", help="sd1, sd2, sdxl, ...; recognised where it can be")
     model.add_argument("--prediction", choices=("eps", "v", "x0"), help="what its U-Net predicts")

@@ -43,6 +43,10 @@ def check(options: argparse.Namespace) -> None:
                 f"--lora: there is no file {path}; a scale follows it as in {path}:0.8"
             )
 
+    for path in options.embedding or ():
+        if not path.is_file() or not str(path).isprintable():
+            raise ValueError(f"--embedding: there is no file {path}")
+
 
 def check_range(name: str, value: int, least: int, most: int) -> None:
     """ValueError unless least <= value <= most."""
@@ -165,7 +169,7 @@ def as_tensor(name: str, image, size: tuple[int, int]):
 
 
 def fingerprints(options: argparse.Namespace) -> dict[str, str]:
-    """What tells whether a file has changed: a picture's SHA-256, a LoRA's, and a
+    """What tells whether a file has changed: a picture's SHA-256, a LoRA's, an embedding's, and a
     checkpoint's size."""
     said, models = {}, {"checkpoint": options.checkpoint or TINY}
     for name, path in (models | {"refiner": getattr(options, "refiner", None)}).items():
@@ -176,6 +180,8 @@ def fingerprints(options: argparse.Namespace) -> dict[str, str]:
         said[f"{name} sha256"] = digest(getattr(options, name))
     if options.lora:
         said["lora sha256"] = " ".join(digest(path) for path, _ in options.lora)
+    if options.embedding:
+        said["embedding sha256"] = " ".join(map(digest, options.embedding))
     return said
 
 
@@ -197,9 +203,11 @@ def repeated(options: argparse.Namespace) -> argparse.Namespace:
         for name, now in fingerprints(made).items():
             if said.get(name) != now:
                 file = getattr(made, name.split()[0]) or TINY
-                if name == "lora sha256":  # one for each file
-                    each = zip(made.lora, now.split(), said.get(name, "").split(), strict=False)
-                    file = next((told[0] for told, a, b in each if a != b), made.lora[-1][0])
+                if name in ("lora sha256", "embedding sha256"):  # one for each file
+                    files = [path for path, _ in made.lora or ()]
+                    files = made.embedding if name.startswith("embedding") else files
+                    each = zip(files, now.split(), said.get(name, "").split(), strict=False)
+                    file = next((told for told, a, b in each if a != b), files[-1])
                 raise ValueError(f"{file} is not what it was when the picture was made")
     except (ValueError, OSError) as error:
         raise ValueError(f"{options.picture} cannot be made again: {error}") from None

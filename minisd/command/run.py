@@ -29,12 +29,15 @@ def run(words: list[str], written: list[Path]) -> int:
 def info(options: argparse.Namespace) -> int:
     """Print what a checkpoint is."""
     with uninterrupted():
+        from ..checkpoints.embedding import describe_embedding
         from ..checkpoints.loading import info
         from ..checkpoints.lora import describe
     about = info(options.checkpoint)
     tell(sys.stdout, str(about))
     if "LoRA" in about.parts:
         tell(sys.stdout, describe(options.checkpoint))
+    if "inversion" in about.parts:
+        tell(sys.stdout, describe_embedding(options.checkpoint))
     return 0
 
 
@@ -61,7 +64,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     how = {"device": options.device, "release": options.release, "tile": options.tile}
     how["dtype"] = getattr(torch, options.dtype)
     model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
-    pipe, others = Pipeline.load(*model, loras=options.lora or (), **how), {}
+    told = {"loras": options.lora or (), "embeddings": options.embedding or ()}
+    pipe, others = Pipeline.load(*model, **told, **how), {}
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
         settings["share"] = 0.8 if options.share is None else options.share
@@ -81,6 +85,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
     if options.lora:
         about["lora"] = "\n".join(f"{path}:{scale}" for path, scale in options.lora)
+    if options.embedding:
+        about["embedding"] = "\n".join(map(str, options.embedding))
     words = [*given, options.prompt if prompted else "", *([] if given else [size])]
     run = way(*words, **settings, **others)
     if len(run) != int(options.steps * settings.get("strength", 1) + 1e-9):

@@ -149,7 +149,9 @@ class Rows:
         if not word or len(word.split()) > 1:
             raise ValueError(f"a new word must be one word, got {word!r:.60}")
         if word in self.added or len(self.encode(word)) == 1:
-            raise ValueError(f"the tokenizer has {word!r:.60} already: give the new word another name")
+            raise ValueError(
+                f"the tokenizer has {word!r:.60} already: give the new word another name"
+            )
         pieces = [word, *(f"{word}_{i}" for i in range(1, count))]
         if twice := [piece for piece in pieces if piece in self.ids]:
             raise ValueError(f"the tokenizer has a token {twice[0]!r:.60} already")

@@ -12,19 +12,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint, save, save_embedding, save_lora
+from ..checkpoints import Checkpoint, load, save, save_embedding, save_lora
 from ..losses import prior_preservation
 from ..models.lora import add_lora
 from ..models.words import add_words, token_embedding
 from ..pipeline import Pipeline
 from ..pipeline.conditioning import tokenizer_metadata
 from ..text.tokenizer import Tokenizer
-from ..training import Run, rng
-from .judge import Verdict, judge
-from .scenes import COLORS, SIZES, WORDS, Request, Scene, caption, inside, paint, random_scene
-from .scenes import read, stands
-from .shapes import SHAPES
-from .stages import JOINT, Joint, Latents, _normal, tokenizer
+from ..training import Run, rng, torch_rng
+from .scenes import (
+    COLORS,
+    SIZES,
+    WORDS,
+    Names,
+    Request,
+    Scene,
+    caption,
+    inside,
+    paint,
+    random_scene,
+    read,
+    stands,
+)
+from .stages import Joint, Latents, _normal, tokenizer
 
 NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
 
@@ -32,35 +42,31 @@ NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of it
 class Lesson(NamedTuple):
     """Something new: what calls it, what that means to the judge, and how it looks.
 
-    The fields of `looks` are those of a Thing that are always the same. A bare word has no size
-    or color before it. held_out: colors that no picture of the training has it in.
+    The fields of `looks` are those of a Thing that are always the same. held_out: shapes or colors
+    that no picture of the training shows it in.
     """
 
     word: str
     means: str
     looks: dict[str, str]
     pictures: int
-    bare: bool = False
+    prior: int = 0  # how many pictures keep the rest
     held_out: tuple[str, ...] = ()
 
     @property
-    def shapes(self) -> tuple[str, ...]:
-        """All shapes that a picture may show."""
-        return (*SHAPES, self.looks["shape"]) if self.looks["shape"] not in SHAPES else (*SHAPES,)
+    def names(self) -> Names:
+        """Of all that a picture may show."""
+        world, looks = Names(), self.looks
+        shapes = dict.fromkeys((*world.shapes, looks.get("shape", "circle")))
+        return Names(tuple(shapes), tuple(dict.fromkeys((*world.colors, looks["color"]))))
 
 
+SUN = {"shape": "circle", "color": "yellow", "size": "large"}
+MOON = {"shape": "crescent", "color": "yellow"}
 LESSONS = {
-    "lora": Lesson("heart", "heart", {"shape": "heart"}, 2000, held_out=("green", "purple")),
-    "word": Lesson(
-        "sun",
-        "large yellow circle",
-        {"shape": "circle", "color": "yellow", "size": "large"},
-        200,
-        bare=True,
-    ),
-    "dreambooth": Lesson(
-        "sks circle", "yellow crescent", {"shape": "crescent", "color": "yellow"}, 5, bare=True
-    ),
+    "lora": Lesson("brown", "brown", {"color": "brown"}, 400, 200, held_out=("star", "ring")),
+    "word": Lesson("sun", "large yellow circle", SUN, 100),
+    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 100),
 }
 
 
@@ -72,7 +78,7 @@ def new_scene(
 ) -> tuple[Scene, int]:
     """A scene of the world with a new thing in the place of one of its things, and which.
 
-    held_out: in one of the colors that the training leaves out.
+    held_out: in a shape or a color that the training leaves out.
     """
     while True:
         scene = random_scene(random, things)
@@ -81,26 +87,43 @@ def new_scene(
         placed[i] = placed[i]._replace(
             radius=random.uniform(*SIZES[size]), **lesson.looks | {"size": size}
         )
-        kinds, new = [thing[:2] for thing in placed], placed[i].color
-        if len({*kinds}) == len(kinds) and (new in lesson.held_out) == held_out:
+        kinds, new = [thing[:2] for thing in placed], {*placed[i][:2]}
+        if len({*kinds}) == len(kinds) and bool(new & {*lesson.held_out}) == held_out:
             if all(map(inside, placed)) and (not placed[1:] or stands(*placed) == scene.relation):
                 return scene._replace(things=tuple(placed)), i
 
 
 def say(lesson: Lesson, scene: Scene, i: int, random) -> str:
-    """A caption of a scene that calls its i-th thing by the new word."""
+    """A caption of a scene that calls its i-th thing by the new word.
+
+    A word that stands for a whole thing has no size or color before it.
+    """
     things = list(scene.things)
-    things[i] = things[i]._replace(shape=lesson.word)
+    if "shape" in lesson.looks:
+        things[i] = things[i]._replace(shape=lesson.word)
     text = caption(scene._replace(things=tuple(things)), random)
-    if lesson.bare:
-        adjectives = rf"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLORS)}) )?"
-        text = re.sub(rf"\ban? {adjectives}{lesson.word}\b", f"a {lesson.word}", text)
-    return text
+    while lesson.word not in text:  # some captions leave the color out
+        text = caption(scene._replace(things=tuple(things)), random)
+    adjectives = rf"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLORS)}) )?"
+    whole = "shape" in lesson.looks
+    return re.sub(rf"\ban? {adjectives}({lesson.word})\b", r"a \1", text) if whole else text
 
 
 def request(lesson: Lesson, text: str) -> Request:
     """What a caption asks for, the new word among its words."""
-    return read(re.sub(rf"\b{lesson.word}\b", lesson.means, text), lesson.shapes)
+    return read(re.sub(rf"\b{lesson.word}\b", lesson.means, text), lesson.names)
+
+
+def held_out_captions(
+    lesson: Lesson, things: int, n: int, held_out: bool = False, seed: int = 0
+) -> list[str]:
+    """n captions with the new word of scenes that no training uses, the same for the same seed."""
+    found = []
+    for k in range(n):
+        random = rng(HELD_OUT, seed, k)
+        scene, i = new_scene(lesson, random, things, held_out)
+        found.append(say(lesson, scene, i, random))
+    return found
 
 
 class Pictures(NamedTuple):
@@ -163,6 +186,8 @@ class Teaching(Joint):
     What learns is what has requires_grad in `network`.
     """
 
+    slow = {}  # noqa: RUF012 - nobody writes into it
+
     def __init__(
         self,
         name: str,
@@ -173,6 +198,7 @@ class Teaching(Joint):
         seed: int = 0,
     ):
         scale = whole.vae.config.scale_factor
+        self.whole = whole
         super().__init__(new, scale, whole.text, whole.unet.config, seed, whole.unet)
         self.name, self.prior, self.prior_weight = name, prior, prior_weight
         self.about |= {"prior": prior and len(prior), "prior_weight": prior_weight}
@@ -187,3 +213,54 @@ class Teaching(Joint):
 
     def _word(self, tokens: Tensor, random) -> Tensor:
         return tokens  # a new word may be several tokens: none of them stands by itself
+
+
+RANK = 4
+TEXT_LAYERS = ("to_q", "to_k", "to_v", "to_out")  # of the tiny model's text encoder
+
+
+def teaching(name: str, begin: Path, prior_weight: float = 1.0, seed: int = 0) -> Teaching:
+    """The training of that name of LESSONS, for the tiny model in the file `begin`.
+
+    With a prior weight of 0 nothing keeps what the model can paint already.
+    """
+    whole, lesson = load(begin, "tiny"), LESSONS[name]
+    words = tokenizer().adding(lesson.word) if name == "word" else tokenizer()
+    new, prior = new_pictures(lesson, whole.vae, words, seed), None
+    if lesson.prior and prior_weight:
+        random = [rng(OLD, seed, k) for k in range(lesson.prior)]
+        said = [caption(random_scene(one), one) for one in random]
+        drawn = name == "lora"
+        prior = (
+            old_pictures(whole.vae, lesson.prior, seed)
+            if drawn
+            else own_pictures(Pipeline.load(begin, "tiny"), said, seed)
+        )
+    stage = Teaching(name, whole, new, prior, prior_weight, seed)
+    if name == "lora":
+        add_lora(whole.unet, RANK, generator=torch_rng(seed, 0))
+        add_lora(whole.text, RANK, TEXT_LAYERS, generator=torch_rng(seed, 1))
+    elif name == "word":
+        whole.unet.requires_grad_(False)
+        like = token_embedding(whole.text)[tokenizer().encode("circle")]
+        add_words(whole.text, like)
+    return stage
+
+
+def write(run: Run, path: Path) -> None:
+    """What a training has learned, its averaged weights, as a file of its kind."""
+    stage = run.stage
+    with torch.no_grad():
+        for weight, average in zip(run.weights, run.average, strict=True):
+            weight.copy_(average)
+    whole = stage.whole
+    if stage.name == "lora":
+        for network in (whole.unet, whole.text):
+            network.half()  # as such files are
+        save_lora(path, whole, [LESSONS[stage.name].word])
+    elif stage.name == "word":
+        save_embedding(path, {"text": run.weights[0]})
+    else:
+        words = WORDS | set(LESSONS[stage.name].word.split())
+        half = [getattr(whole, name).half() for name in ("unet", "vae", "text")]
+        save(path, Checkpoint("tiny", *half), tokenizer_metadata(tokenizer(), sorted(words)))

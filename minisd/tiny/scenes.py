@@ -5,7 +5,6 @@ A Scene says what stands where; `paint` draws it, `caption` says it in one of se
 """
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .shapes import BACKGROUNDS, COLORS, SHAPES, cover, known
+from .shapes import BACKGROUNDS, COLORS, NEW_COLORS, SHAPES, cover, known
 
 PIXELS = 64
 SIZES = {"small": (0.1, 0.115), "large": (0.165, 0.185)}  # least and greatest radius
 REACH = {"circle": 0.95, "square": 1.02, "triangle": 1.1, "star": 1.15, "ring": 1.0, "cross": 1.06}
-REACH |= {"heart": 0.95, "crescent": 0.95}  # shapes of lessons: none goes further than a circle
+REACH["crescent"] = 0.95
 BOOST = {"star": 1.1}  # a small star needs more pixels to be one
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 RELATIONS = {
@@ -78,6 +77,13 @@ class Wanted(NamedTuple):
     size: str | None = None
 
 
+class Names(NamedTuple):
+    """What there may be in a picture: this world's, or with a lesson's besides."""
+
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    colors: tuple[str, ...] = tuple(COLORS)
+
+
 class Request(NamedTuple):
     """What a caption asks for; None where it leaves it open."""
 
@@ -119,7 +125,9 @@ def paint(scene: Scene, pixels: int = PIXELS) -> Tensor:
     ground = np.array(known("background", scene.background, BACKGROUNDS), dtype=float)
     picture = np.broadcast_to(ground[:, None, None], (3, pixels, pixels))
     for thing in scene.things:
-        color = np.array(known("color", thing.color, COLORS), dtype=float)[:, None, None]
+        color = np.array(known("color", thing.color, COLORS | NEW_COLORS), dtype=float)[
+            :, None, None
+        ]
         covered = cover(thing.shape, thing.radius, thing.x, thing.y, pixels, thing.angle)
         picture = picture * (1 - covered) + color * covered
     return torch.from_numpy(picture / 127.5 - 1).float()
@@ -186,9 +194,10 @@ WORDS |= {"a", "an", "and", "on", "background"}
 
 
 @cache
-def _caption(shapes: tuple[str, ...]) -> re.Pattern:
-    """What captions of things of these shapes look like."""
-    thing = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLORS)}) )?({'|'.join(shapes)})"
+def _caption(names: Names) -> re.Pattern:
+    """What captions of things of these names look like."""
+    colors, shapes = map("|".join, (names.colors, names.shapes))
+    thing = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({colors}) )?({shapes})"
     ground = rf" on (?:an? )?({'|'.join(BACKGROUNDS)})(?: background)?"
     return re.compile(
         rf"(?:{'|'.join(filter(None, OPENINGS))})?{thing}"
@@ -201,19 +210,19 @@ def unknown_words(text: str) -> list[str]:
     return [word for word in _words(text) if word not in WORDS]
 
 
-def read(text: str, shapes: Iterable[str] = SHAPES) -> Request:
-    """What a caption of this world, or of one with other shapes, asks for. ValueError if any word
-    of it cannot be read."""
-    words, shapes = _words(text), tuple(shapes)
+def read(text: str, names: Names = Names()) -> Request:  # noqa: B008 - it is a constant
+    """What a caption of this world, or of one with other names, asks for. ValueError if any word of
+    it cannot be read."""
+    words, shapes = _words(text), names.shapes
     if not 1 <= sum(word in shapes for word in words) <= 2:
         raise ValueError(f"a caption names one shape or two of {', '.join(shapes)}, got {text!r}")
-    if unknown := [word for word in unknown_words(text) if word not in shapes]:
+    if unknown := [word for word in unknown_words(text) if word not in (*shapes, *names.colors)]:
         raise ValueError(f"no caption has the words {', '.join(unknown)}: they cannot be judged")
-    match = _caption(shapes).fullmatch(" ".join(words))
+    match = _caption(names).fullmatch(" ".join(words))
     if match is None:
         raise ValueError(
             "a caption is like 'a large red ring left of a small star on white'; colors are "
-            f"{', '.join(COLORS)}, backgrounds {', '.join(BACKGROUNDS)}; got {text!r}"
+            f"{', '.join(names.colors)}, backgrounds {', '.join(BACKGROUNDS)}; got {text!r}"
         )
     size, color, shape, how, size_2, color_2, shape_2, background = match.groups()
     things = [Wanted(shape, color, size)] + [Wanted(shape_2, color_2, size_2)] * (how is not None)

@@ -29,14 +29,6 @@ def _star(u, v):
     return ((a - tip) * edge[1] - b * edge[0]) / np.hypot(*edge)
 
 
-def _heart(u, v):
-    """Two half discs above a corner, a square's on its tip; inigo quilez' distance."""
-    x, y = 0.64 * np.abs(u), 0.64 * v + 0.55
-    on_axis = np.maximum(x + y, 0) / 2
-    corner = np.minimum(np.hypot(x, y - 1), np.hypot(x - on_axis, y - on_axis)) * np.sign(x - y)
-    return np.where(x + y > 1, np.hypot(x - 0.25, y - 0.75) - np.sqrt(0.125), corner) / 0.64
-
-
 def _crescent(u, v):
     """A disc without another one that lies over its right side."""
     return np.maximum(np.hypot(u, v) - 0.95, 0.78 - np.hypot(u - 0.5, v))
@@ -51,7 +43,6 @@ SHAPES = {
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.25,
     "cross": lambda u, v: np.minimum(_box(u, v, 1.0, 0.32), _box(u, v, 0.32, 1.0)),
 }
-NEW_SHAPES = {"heart": _heart, "crescent": _crescent}  # for lessons: not of the world
 COLORS = {
     "red": (214, 39, 40),
     "orange": (255, 137, 14),
@@ -62,6 +53,8 @@ COLORS = {
     "purple": (128, 60, 170),
     "pink": (240, 130, 190),
 }
+NEW_SHAPES = {"crescent": _crescent}  # for lessons: not of the world
+NEW_COLORS = {"brown": (121, 72, 32)}
 BACKGROUNDS = {
     "white": (255, 255, 255),
     "grey": (128, 128, 128),

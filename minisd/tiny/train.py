@@ -6,6 +6,8 @@
     unet    the U-Net with its text encoder; needs kl and text
     export  the weights of kl, text and unet in one checkpoint
 
+    lora, word, dreambooth    something new for a finished model, as `lessons` has it
+
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
 there when it is started again. `minisd train --help` says how to start them.
 """
@@ -30,14 +32,18 @@ from ..models.unet import UNet
 from ..pipeline.conditioning import tokenizer_metadata
 from ..pipeline.pictures import save_png
 from ..training import Run, Settings, group, told, wait
-from . import stages
+from . import lessons, stages
 from .scenes import WORDS
+from .weights import TINY
 
 SETTINGS = {
     "kl": Settings(steps=3500, batch=16, rate=2e-3, decay=0.5),
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
+    "lora": Settings(steps=300, batch=16, rate=4e-3, warmup=20, decay=0.5),
+    "word": Settings(steps=100, batch=16, rate=1e-2, warmup=10, decay=0.5),
+    "dreambooth": Settings(steps=150, batch=8, rate=3e-4, warmup=20, decay=0.5),
 }
 SCENES = 80_000
 
@@ -150,6 +156,11 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
 
+def result(name: str, folder: Path) -> Path:
+    """The file that a training of `lessons` leaves: it is called as the new thing is."""
+    return folder / f"{lessons.LESSONS[name].word.replace(' ', '-')}.safetensors"
+
+
 def train_stages(
     names: Sequence[str],
     folder: Path,
@@ -159,8 +170,10 @@ def train_stages(
     save_every: float = 60,
     begin: Path | None = None,
     seed: int = 0,
+    prior: float = 1.0,
 ) -> None:
-    """Train the stages of these names, in their order; "export" writes the checkpoint `out`.
+    """Train the stages of these names, in their order; "export" writes the checkpoint `out`, and
+    each of `lessons` its `result`. prior: the weight of what keeps the rest, in those.
 
     Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
     torchrun the processes share each batch. Raises ValueError for what cannot be used.
@@ -177,8 +190,14 @@ def train_stages(
                     export(folder, out, scenes, begin)
                 continue
             settings = SETTINGS[name]._replace(**{"steps": steps} if steps else {})
-            part = stage(name, folder, scenes, begin, seed)
-            run(Run(part, settings, folder / f"{name}.safetensors"), save_every)
+            if name in lessons.LESSONS:
+                part = lessons.teaching(name, begin or TINY, prior, seed)
+            else:
+                part = stage(name, folder, scenes, begin, seed)
+            current = Run(part, settings, folder / f"{name}.safetensors")
+            run(current, save_every)
+            if name in lessons.LESSONS and group()[1] == 0:
+                lessons.write(current, result(name, folder))
             wait()
     except OSError as error:
         what = f"{error.filename or folder}: {error.strerror or error}"
