@@ -48,7 +48,9 @@ def prior_preservation(new: Tensor, prior: Tensor, weight: float = 1.0) -> Tenso
     paint. new, prior (b,) -> (b,).
     Official: `prior_loss_weight` of diffusers' train_dreambooth; the authors have no code
     """
-    return same_shape("new", new, prior) + weight * prior
+    if new.shape != prior.shape:
+        raise ValueError(f"as many new losses as prior ones: {len(new)} and {len(prior)}")
+    return new + weight * prior
 
 
 def l_t(

@@ -1088,7 +1088,7 @@ def old_rows_back(before, after, first):
     return rows
 
 
-def end_position(tokens, end):
+def end_with_words(tokens, end):
     return np.array([row.index(end) for row in tokens.tolist()])
 
 

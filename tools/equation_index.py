@@ -41,12 +41,15 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "Consistency Models": ("2303.01469", "Consistency Models"),
     "Restart": ("2306.14878", "Restart Sampling for Improving Generative Processes"),
     "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
+    "LoRA": ("2106.09685", "LoRA: Low-Rank Adaptation of Large Language Models"),
+    "Textual Inversion": ("2208.01618", "An Image is Worth One Word: Textual Inversion"),
+    "DreamBooth": ("2208.12242", "DreamBooth: Fine Tuning for Subject-Driven Generation"),
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
 }
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
-    "samplers", "guidance", "losses",
+    "samplers", "guidance", "losses", "models.lora", "models.words",
 ]  # fmt: skip
 
 

@@ -43,12 +43,12 @@ To train a finished model further, without the runs that made it:
 To teach a finished model, this one or another, something new in a few minutes; what is learned is a
 file in the folder:
 
-  lora        brown.safetensors, a LoRA: "brown", a color
+  lora        lime.safetensors, a LoRA: "lime", a color
   word        sun.safetensors, an embedding: "sun", a large yellow circle (textual inversion)
   dreambooth  sks-circle.safetensors, a checkpoint: "sks circle", the crescent of five pictures
 
   python -m minisd train lora
-  python -m minisd "a brown star on cream" --lora runs/brown.safetensors
+  python -m minisd "a lime star on cream" --lora runs/lime.safetensors
   python -m minisd "a sun above a red square" --embedding runs/sun.safetensors
   python -m minisd "a sks circle on black" --checkpoint runs/sks-circle.safetensors"""
 

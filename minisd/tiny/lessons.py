@@ -64,7 +64,7 @@ class Lesson(NamedTuple):
 SUN = {"shape": "circle", "color": "yellow", "size": "large"}
 MOON = {"shape": "crescent", "color": "yellow"}
 LESSONS = {
-    "lora": Lesson("brown", "brown", {"color": "brown"}, 400, 200, held_out=("star", "ring")),
+    "lora": Lesson("lime", "lime", {"color": "lime"}, 400, 200, held_out=("star", "ring")),
     "word": Lesson("sun", "large yellow circle", SUN, 100),
     "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 100),
 }

@@ -54,7 +54,7 @@ COLORS = {
     "pink": (240, 130, 190),
 }
 NEW_SHAPES = {"crescent": _crescent}  # for lessons: not of the world
-NEW_COLORS = {"brown": (121, 72, 32)}
+NEW_COLORS = {"lime": (150, 195, 40)}
 BACKGROUNDS = {
     "white": (255, 255, 255),
     "grey": (128, 128, 128),

@@ -228,7 +228,7 @@ EXERCISES = {
         level="easy",
         goal="train one word and keep all others",
     ),
-    "end_position": Exercise(
+    "end_with_words": Exercise(
         _end,
         _end_cases,
         {
