@@ -1083,7 +1083,7 @@ def embed_new(tokens, table, vectors):
 
 
 def old_rows_back(before, after, first):
-    rows = np.array(after)
+    rows = A(after).copy()
     rows[:first] = before[:first]
     return rows
 

@@ -41,9 +41,9 @@ SETTINGS = {
     "vq": Settings(steps=6000, batch=16, rate=2e-3, decay=0.5),
     "text": Settings(steps=700, batch=128, rate=1e-3),
     "unet": Settings(steps=40_000, batch=32, rate=1e-3, decay=0.5, ema=0.9995),
-    "lora": Settings(steps=300, batch=16, rate=4e-3, warmup=20, decay=0.5),
-    "word": Settings(steps=100, batch=16, rate=1e-2, warmup=10, decay=0.5),
-    "dreambooth": Settings(steps=150, batch=8, rate=3e-4, warmup=20, decay=0.5),
+    "lora": Settings(steps=250, batch=8, rate=1e-2, warmup=20, decay=0.5),
+    "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
+    "dreambooth": Settings(steps=150, batch=8, rate=4e-4, warmup=20, decay=0.5),
 }
 SCENES = 80_000
 

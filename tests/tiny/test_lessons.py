@@ -183,7 +183,8 @@ def test_a_training_leaves_its_kind_of_file(name, tmp_path, monkeypatch, capsys)
     kwargs = {"loras": [(path, 1)]} if name == "lora" else {"embeddings": [path]}
     taught, plain = Pipeline.load(TINY, **kwargs), Pipeline.load(TINY)
     new, old = (p.txt2img("a red ring", steps=2).pictures() for p in (taught, plain))
-    assert torch.equal(new, old) == (name == "word")  # a word changes no prompt without it
+    # A word changes no prompt without it, but for rounding.
+    assert ((new - old).abs().max() < 1e-4) == (name == "word")
     assert run("train", name) == 0
     assert "was there before, and is replaced" in capsys.readouterr().err
 
