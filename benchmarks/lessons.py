@@ -24,14 +24,14 @@ from minisd.tiny.shapes import SHAPES
 from minisd.tiny.train import result
 
 
-def share(pipe, texts, names, wanted, steps) -> float:
+def share(pipe, texts, shapes, wanted, steps) -> float:
     """Of the pictures of these texts the share that is right in all that they say."""
     right = []
     for k in range(0, len(texts), 50):
         part = texts[k : k + 50]
         pictures = pipe.txt2img(part, steps=steps, seed=10_000 + k).pictures()
         right += [
-            judge(*pair, names).right for pair in zip(pictures, map(wanted, part), strict=True)
+            judge(*pair, shapes).right for pair in zip(pictures, map(wanted, part), strict=True)
         ]
     return sum(right) / len(right)
 
@@ -59,7 +59,7 @@ def main() -> None:
         lesson = LESSONS[taught or "lora"]
         if taught != "word":  # there each picture is as before, to the bit
             for kind, texts in {"one thing": one, "two things": two, "a circle": circles}.items():
-                row[kind] = share(pipe, texts, lesson.names, read, given.steps)
+                row[kind] = share(pipe, texts, lesson.shapes, read, given.steps)
         if taught:
             for things in (1, 2):
                 kinds = {f"the new word, {things}": False}
@@ -67,7 +67,7 @@ def main() -> None:
                 for kind, held_out in kinds.items():
                     texts = held_out_captions(lesson, things, n, held_out)
                     row[kind] = share(
-                        pipe, texts, lesson.names, lambda t: request(lesson, t), given.steps
+                        pipe, texts, lesson.shapes, lambda t: request(lesson, t), given.steps
                     )
         rows[name] = row
         given.out.write_text(

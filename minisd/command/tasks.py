@@ -43,12 +43,12 @@ To train a finished model further, without the runs that made it:
 To teach a finished model, this one or another, something new in a few minutes; what is learned is a
 file in the folder:
 
-  lora        lime.safetensors, a LoRA: "lime", a color
+  lora        moon.safetensors, a LoRA: "moon", a shape
   word        sun.safetensors, an embedding: "sun", a large yellow circle (textual inversion)
   dreambooth  sks-circle.safetensors, a checkpoint: "sks circle", the crescent of five pictures
 
   python -m minisd train lora
-  python -m minisd "a lime star on cream" --lora runs/lime.safetensors
+  python -m minisd "a red moon on cream" --lora runs/moon.safetensors
   python -m minisd "a sun above a red square" --embedding runs/sun.safetensors
   python -m minisd "a sks circle on black" --checkpoint runs/sks-circle.safetensors"""
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from .scenes import BOOST, PIXELS, SIZES, Names, Request, read
-from .shapes import BACKGROUNDS, COLORS, NEW_COLORS, cover
+from .scenes import BOOST, PIXELS, SIZES, WORLD, Request, read
+from .shapes import BACKGROUNDS, COLORS, cover
 
 LEAST = 12  # pixels that make a thing, not a speck
 AWAY = 45  # how far, of 441 from black to white, a thing's colour is from the background's
@@ -22,7 +22,6 @@ FIT = 0.15  # the greatest share of its area by which a thing may miss its outli
 LEAD = 0.06  # and by how much more it must miss any other's, or it is between two
 FRAME = 1.0  # half a side, in square roots of a thing's area, of where outlines are compared
 GRID = 28  # pixels along that
-NAMES = Names()
 BORDER = sum(SIZES["small"]) / 4 + sum(SIZES["large"]) / 4  # between small and large
 
 
@@ -67,9 +66,9 @@ class Verdict(NamedTuple):
         return "all right" if not wrong else f"wrong: {', '.join(wrong)}"
 
 
-def judge(picture: Tensor, text: str | Request, names: Names = NAMES) -> Verdict:
-    """Compare a picture (3, h, w) in -1..1 with its caption. names: of all that there may be."""
-    return verdict(look(picture, names), read(text, names) if isinstance(text, str) else text)
+def judge(picture: Tensor, text: str | Request, shapes: tuple[str, ...] = WORLD) -> Verdict:
+    """Compare a picture (3, h, w) in -1..1 with its caption. shapes: all that there may be."""
+    return verdict(look(picture, shapes), read(text, shapes) if isinstance(text, str) else text)
 
 
 def verdict(seen: Seen, request: Request) -> Verdict:
@@ -114,8 +113,8 @@ def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
 # ---- looking ------------------------------------------------------------------------------
 
 
-def look(picture: Tensor, names: Names = NAMES) -> Seen:
-    """What a picture (3, h, w) in -1..1 shows, by these names; nothing at all if it has a NaN."""
+def look(picture: Tensor, shapes: tuple[str, ...] = WORLD) -> Seen:
+    """What a picture (3, h, w) in -1..1 shows, of these shapes; nothing at all if it has a NaN."""
     if picture.ndim != 3 or len(picture) != 3 or min(picture.shape) < 3:
         raise ValueError(f"the judge looks at one picture (3, h, w), got {tuple(picture.shape)}")
     if not picture.is_floating_point():
@@ -128,7 +127,7 @@ def look(picture: Tensor, names: Names = NAMES) -> Seen:
     ground = np.median(rgb[border], axis=0)
     labels = pieces(np.linalg.norm(rgb - ground, axis=-1) > AWAY)
     masks = (labels == i for i in range(1, labels.max() + 1))
-    things = [_read_off(rgb, ground, mask, names) for mask in masks if mask.sum() >= LEAST]
+    things = [_read_off(rgb, ground, mask, shapes) for mask in masks if mask.sum() >= LEAST]
     return Seen(tuple(things), _named(ground, BACKGROUNDS))
 
 
@@ -143,23 +142,22 @@ def pieces(mask: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.unique(labels[mask]), labels) + mask
 
 
-def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray, names: Names) -> Found:
+def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray, shapes: tuple) -> Found:
     """One piece as a thing."""
     core = mask & ~_grown(~mask)
     paint = np.median(rgb[core if core.sum() >= 4 else mask], axis=0)
     side, way = len(mask), paint - ground
-    colors = {name: rgb for name, rgb in (COLORS | NEW_COLORS).items() if name in names.colors}
     if np.linalg.norm(way) < MIXED:  # as many pixels on this side of the background as on that
         x, y = _middle(mask)
         return Found(None, None, None, x / side, y / side)
     # How much of each pixel is paint, and how far it is from any mixture of paint and background.
     share = ((rgb - ground) @ way / (way @ way)).clip(0)
     off = np.linalg.norm(rgb - ground - share[..., None] * way, axis=-1)
-    color = _named(paint, colors) if (off[mask] < MIXED).mean() > 0.9 else None
+    color = _named(paint, COLORS) if (off[mask] < MIXED).mean() > 0.9 else None
     covered = share.clip(0, 1) * _grown(mask)
     area, (x, y) = covered.sum(), _middle(covered)
-    shape, lead, miss = _nearest_shape(_framed(covered, x, y, np.sqrt(area)), names.shapes)
-    radius = np.sqrt(area / _templates(names.shapes)[1][shape]) / side / BOOST.get(shape, 1)
+    shape, lead, miss = _nearest_shape(_framed(covered, x, y, np.sqrt(area)), shapes)
+    radius = np.sqrt(area / _templates(shapes)[1][shape]) / side / BOOST.get(shape, 1)
     size = "small" if radius < BORDER else "large"
     fits = miss < FIT and lead > LEAD
     return Found(shape if fits else None, color, size, x / side, y / side)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint, load, save, save_embedding, save_lora
 from ..losses import prior_preservation
-from ..models.lora import add_lora
+from ..models.lora import ATTENTION, add_lora
 from ..models.words import add_words, token_embedding
 from ..pipeline import Pipeline
 from ..pipeline.conditioning import tokenizer_metadata
@@ -24,7 +24,7 @@ from .scenes import (
     COLORS,
     SIZES,
     WORDS,
-    Names,
+    WORLD,
     Request,
     Scene,
     caption,
@@ -54,17 +54,17 @@ class Lesson(NamedTuple):
     held_out: tuple[str, ...] = ()
 
     @property
-    def names(self) -> Names:
-        """Of all that a picture may show."""
-        world, looks = Names(), self.looks
-        shapes = dict.fromkeys((*world.shapes, looks.get("shape", "circle")))
-        return Names(tuple(shapes), tuple(dict.fromkeys((*world.colors, looks["color"]))))
+    def shapes(self) -> tuple[str, ...]:
+        """All that a picture may show."""
+        return tuple(dict.fromkeys((*WORLD, self.looks["shape"])))
 
 
 SUN = {"shape": "circle", "color": "yellow", "size": "large"}
 MOON = {"shape": "crescent", "color": "yellow"}
 LESSONS = {
-    "lora": Lesson("lime", "lime", {"color": "lime"}, 400, 200, held_out=("star", "ring")),
+    "lora": Lesson(
+        "moon", "crescent", {"shape": "crescent"}, 400, 200, held_out=("green", "purple")
+    ),
     "word": Lesson("sun", "large yellow circle", SUN, 100),
     "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 100),
 }
@@ -99,19 +99,16 @@ def say(lesson: Lesson, scene: Scene, i: int, random) -> str:
     A word that stands for a whole thing has no size or color before it.
     """
     things = list(scene.things)
-    if "shape" in lesson.looks:
-        things[i] = things[i]._replace(shape=lesson.word)
+    things[i] = things[i]._replace(shape=lesson.word)
     text = caption(scene._replace(things=tuple(things)), random)
-    while lesson.word not in text:  # some captions leave the color out
-        text = caption(scene._replace(things=tuple(things)), random)
     adjectives = rf"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLORS)}) )?"
-    whole = "shape" in lesson.looks
+    whole = "color" in lesson.looks
     return re.sub(rf"\ban? {adjectives}({lesson.word})\b", r"a \1", text) if whole else text
 
 
 def request(lesson: Lesson, text: str) -> Request:
     """What a caption asks for, the new word among its words."""
-    return read(re.sub(rf"\b{lesson.word}\b", lesson.means, text), lesson.names)
+    return read(re.sub(rf"\b{lesson.word}\b", lesson.means, text), lesson.shapes)
 
 
 def held_out_captions(
@@ -216,6 +213,7 @@ class Teaching(Joint):
 
 
 RANK = 4
+LAYERS = (*ATTENTION, "in_layers.2", "out_layers.3")  # of the U-Net, with its convolutions
 TEXT_LAYERS = ("to_q", "to_k", "to_v", "to_out")  # of the tiny model's text encoder
 
 
@@ -238,7 +236,7 @@ def teaching(name: str, begin: Path, prior_weight: float = 1.0, seed: int = 0) -
         )
     stage = Teaching(name, whole, new, prior, prior_weight, seed)
     if name == "lora":
-        add_lora(whole.unet, RANK, generator=torch_rng(seed, 0))
+        add_lora(whole.unet, RANK, LAYERS, generator=torch_rng(seed, 0))
         add_lora(whole.text, RANK, TEXT_LAYERS, generator=torch_rng(seed, 1))
     elif name == "word":
         whole.unet.requires_grad_(False)

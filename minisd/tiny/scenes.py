@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .shapes import BACKGROUNDS, COLORS, NEW_COLORS, SHAPES, cover, known
+from .shapes import BACKGROUNDS, COLORS, SHAPES, cover, known
 
 PIXELS = 64
 SIZES = {"small": (0.1, 0.115), "large": (0.165, 0.185)}  # least and greatest radius
@@ -42,6 +42,7 @@ HELD_OUT_SHAPES = {
     frozenset(("triangle", "ring")),
 }
 SPLITS = ("seen", "colors", "shapes")
+WORLD = tuple(SHAPES)
 
 
 class Thing(NamedTuple):
@@ -75,13 +76,6 @@ class Wanted(NamedTuple):
     shape: str
     color: str | None = None
     size: str | None = None
-
-
-class Names(NamedTuple):
-    """What there may be in a picture: this world's, or with a lesson's besides."""
-
-    shapes: tuple[str, ...] = tuple(SHAPES)
-    colors: tuple[str, ...] = tuple(COLORS)
 
 
 class Request(NamedTuple):
@@ -125,9 +119,7 @@ def paint(scene: Scene, pixels: int = PIXELS) -> Tensor:
     ground = np.array(known("background", scene.background, BACKGROUNDS), dtype=float)
     picture = np.broadcast_to(ground[:, None, None], (3, pixels, pixels))
     for thing in scene.things:
-        color = np.array(known("color", thing.color, COLORS | NEW_COLORS), dtype=float)[
-            :, None, None
-        ]
+        color = np.array(known("color", thing.color, COLORS), dtype=float)[:, None, None]
         covered = cover(thing.shape, thing.radius, thing.x, thing.y, pixels, thing.angle)
         picture = picture * (1 - covered) + color * covered
     return torch.from_numpy(picture / 127.5 - 1).float()
@@ -194,10 +186,10 @@ WORDS |= {"a", "an", "and", "on", "background"}
 
 
 @cache
-def _caption(names: Names) -> re.Pattern:
-    """What captions of things of these names look like."""
-    colors, shapes = map("|".join, (names.colors, names.shapes))
-    thing = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({colors}) )?({shapes})"
+def _caption(shapes: tuple[str, ...]) -> re.Pattern:
+    """What captions of things of these shapes look like."""
+    colors = "|".join(COLORS)
+    thing = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({colors}) )?({'|'.join(shapes)})"
     ground = rf" on (?:an? )?({'|'.join(BACKGROUNDS)})(?: background)?"
     return re.compile(
         rf"(?:{'|'.join(filter(None, OPENINGS))})?{thing}"
@@ -210,19 +202,21 @@ def unknown_words(text: str) -> list[str]:
     return [word for word in _words(text) if word not in WORDS]
 
 
-def read(text: str, names: Names = Names()) -> Request:  # noqa: B008 - it is a constant
-    """What a caption of this world, or of one with other names, asks for. ValueError if any word of
-    it cannot be read."""
-    words, shapes = _words(text), names.shapes
+def read(text: str, shapes: tuple[str, ...] = WORLD) -> Request:
+    """What a caption of this world, or of one with other shapes, asks for.
+
+    ValueError if any word of it cannot be read.
+    """
+    words = _words(text)
     if not 1 <= sum(word in shapes for word in words) <= 2:
         raise ValueError(f"a caption names one shape or two of {', '.join(shapes)}, got {text!r}")
-    if unknown := [word for word in unknown_words(text) if word not in (*shapes, *names.colors)]:
+    if unknown := [word for word in unknown_words(text) if word not in shapes]:
         raise ValueError(f"no caption has the words {', '.join(unknown)}: they cannot be judged")
-    match = _caption(names).fullmatch(" ".join(words))
+    match = _caption(shapes).fullmatch(" ".join(words))
     if match is None:
         raise ValueError(
             "a caption is like 'a large red ring left of a small star on white'; colors are "
-            f"{', '.join(names.colors)}, backgrounds {', '.join(BACKGROUNDS)}; got {text!r}"
+            f"{', '.join(COLORS)}, backgrounds {', '.join(BACKGROUNDS)}; got {text!r}"
         )
     size, color, shape, how, size_2, color_2, shape_2, background = match.groups()
     things = [Wanted(shape, color, size)] + [Wanted(shape_2, color_2, size_2)] * (how is not None)

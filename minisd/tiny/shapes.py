@@ -54,7 +54,6 @@ COLORS = {
     "pink": (240, 130, 190),
 }
 NEW_SHAPES = {"crescent": _crescent}  # for lessons: not of the world
-NEW_COLORS = {"lime": (150, 195, 40)}
 BACKGROUNDS = {
     "white": (255, 255, 255),
     "grey": (128, 128, 128),
