@@ -10,6 +10,7 @@ Captions that no training used; Euler ancestral, the usual scale.
 import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -67,7 +68,7 @@ def main() -> None:
                 for kind, held_out in kinds.items():
                     texts = held_out_captions(lesson, things, n, held_out)
                     row[kind] = share(
-                        pipe, texts, lesson.shapes, lambda t: request(lesson, t), given.steps
+                        pipe, texts, lesson.shapes, partial(request, lesson), given.steps
                     )
         rows[name] = row
         given.out.write_text(

@@ -42,11 +42,11 @@ def l_weighted(
 def prior_preservation(new: Tensor, prior: Tensor, weight: float = 1.0) -> Tensor:
     """DreamBooth eq. 2: the loss of the new pictures, and λ times that of pictures of the old kind.
 
-        E ‖...new...‖² + λ E ‖...prior...‖²
+        L_new + λ L_prior,  each as L_simple, with its own noise and time
 
-    The prior's are the frozen model's own, of the class's prompt, so that it keeps what it could
-    paint. new, prior (b,) -> (b,).
-    Official: `prior_loss_weight` of diffusers' train_dreambooth; the authors have no code
+    The prior's pictures are the frozen model's own, so that it keeps what it could paint.
+    new, prior (b,) -> (b,). The authors published no code.
+    Official: `prior_loss_weight` (diffusers' train_dreambooth)
     """
     if new.shape != prior.shape:
         raise ValueError(f"as many new losses as prior ones: {len(new)} and {len(prior)}")

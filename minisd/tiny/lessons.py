@@ -6,6 +6,7 @@ finished model; what it leaves is a file: a LoRA, an embedding, or a checkpoint.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,7 +124,8 @@ def held_out_captions(
     return found
 
 
-class Pictures(NamedTuple):
+@dataclass(frozen=True)
+class Pictures:
     """Latents (n, 4, 16, 16) and tokens (n, sayings, 24), as Joint draws them."""
 
     z: Tensor
@@ -228,12 +230,10 @@ def teaching(name: str, begin: Path, prior_weight: float = 1.0, seed: int = 0) -
     if lesson.prior and prior_weight:
         random = [rng(OLD, seed, k) for k in range(lesson.prior)]
         said = [caption(random_scene(one), one) for one in random]
-        drawn = name == "lora"
-        prior = (
-            old_pictures(whole.vae, lesson.prior, seed)
-            if drawn
-            else own_pictures(Pipeline.load(begin, "tiny"), said, seed)
-        )
+        if name == "lora":
+            prior = old_pictures(whole.vae, lesson.prior, seed)
+        else:
+            prior = own_pictures(Pipeline.load(begin, "tiny"), said, seed)
     stage = Teaching(name, whole, new, prior, prior_weight, seed)
     if name == "lora":
         add_lora(whole.unet, RANK, LAYERS, generator=torch_rng(seed, 0))
