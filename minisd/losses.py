@@ -39,6 +39,20 @@ def l_weighted(
     return at(weight, t, loss) * loss
 
 
+def prior_preservation(new: Tensor, prior: Tensor, weight: float = 1.0) -> Tensor:
+    """DreamBooth eq. 2: the loss of the new pictures, and λ times that of pictures of the old kind.
+
+        L_new + λ L_prior,  each as L_simple, with its own noise and time
+
+    The prior's pictures are the frozen model's own, so that it keeps what it could paint.
+    new, prior (b,) -> (b,). The authors published no code.
+    Official: `prior_loss_weight` (diffusers' train_dreambooth)
+    """
+    if new.shape != prior.shape:
+        raise ValueError(f"as many new losses as prior ones: {len(new)} and {len(prior)}")
+    return new + weight * prior
+
+
 def l_t(
     eps_model: Callable,
     x0: Tensor,

@@ -1075,3 +1075,45 @@ def one_step_x0(x_t, x_s, ab_t, ab_s):
     rows = np.array([[np.sqrt(a), np.sqrt(1 - a)] for a in (ab_t, ab_s)])
     both = np.stack([A(x_t).ravel(), A(x_s).ravel()])
     return np.linalg.solve(rows, both)[0].reshape(A(x_t).shape)
+
+
+# ---- 19 -----------------------------------------------------------------------------------
+
+
+def lora_change(down, up, alpha):
+    return np.einsum("or,ri->oi", A(up), A(down)) * (alpha / A(up).shape[1])
+
+
+def lora_forward(x, weight, down, up, alpha, scale):
+    return A(x) @ (A(weight) + scale * lora_change(down, up, alpha)).T
+
+
+def lora_parameters(sizes, rank):
+    return rank * int(np.sum(sizes))
+
+
+def lora_gradients(x, dy, down, up, alpha):
+    down, up = (part.clone().requires_grad_() for part in (down, up))
+    y = x @ down.T @ up.T * alpha / up.shape[1]
+    return torch.autograd.grad((y * dy).sum(), (down, up))
+
+
+def embed_new(tokens, table, vectors):
+    n = len(table)
+    return np.stack([A(table)[i] if i < n else A(vectors)[i - n] for i in tokens.tolist()])
+
+
+def old_rows_back(before, after, first):
+    rows = A(after).copy()
+    rows[:first] = before[:first]
+    return rows
+
+
+def end_with_words(tokens, end):
+    return np.array([row.index(end) for row in tokens.tolist()])
+
+
+def prior_loss(errors, weight):
+    errors = A(errors)
+    b = len(errors) // 2
+    return errors[:b].mean() + weight * errors[b:].mean()

@@ -42,6 +42,9 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "LCM": ("2310.04378", "Latent Consistency Models"),
     "Restart": ("2306.14878", "Restart Sampling for Improving Generative Processes"),
     "Align Your Steps": ("2404.14507", "Align Your Steps: Optimizing Sampling Schedules"),
+    "LoRA": ("2106.09685", "LoRA: Low-Rank Adaptation of Large Language Models"),
+    "Textual Inversion": ("2208.01618", "An Image is Worth One Word: Textual Inversion"),
+    "DreamBooth": ("2208.12242", "DreamBooth: Fine Tuning for Subject-Driven Generation"),
     "Beta sampling": ("2407.12173", "Beta Sampling is All You Need"),
     "ControlNet": ("2302.05543", "Adding Conditional Control to Text-to-Image Diffusion Models"),
     "VQGAN": ("2012.09841", "Taming Transformers for High-Resolution Image Synthesis"),
@@ -52,7 +55,7 @@ MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
     "equations.first_stage", "equations.distillation", "equations.consistency",
-    "samplers", "guidance", "losses", "models.controlnet",
+    "samplers", "guidance", "losses", "models.lora", "models.words", "models.controlnet",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ May import: models. Imported by: pipeline, tiny, command, and training for its r
 """
 
 from .control import load_control, save_control
+from .embedding import open_embedding, save_embedding, with_embeddings
 from .families import FAMILIES, Family
 from .loading import Checkpoint, info, load, load_module, save
 from .lora import save_lora, with_loras
@@ -15,4 +16,5 @@ from .tensorfile import CheckpointError
 
 __all__ = ["FAMILIES", "Checkpoint", "CheckpointError", "Family"]
 __all__ += ["LoRAFile", "info", "load", "load_module", "open_lora", "save", "save_lora"]
-__all__ += ["load_control", "save_control", "with_loras"]
+__all__ += ["load_control", "open_embedding", "save_control", "save_embedding"]
+__all__ += ["with_embeddings", "with_loras"]

@@ -39,7 +39,7 @@ PREFIXES = {  # in the checkpoints of CompVis and of Stability's v2
 }
 PREDICTIONS = ("eps", "v", "x0")
 EMA = "model_ema."
-FROM_0 = {"pad", "grid", "attention_levels"}  # where 0 is a value like another
+FROM_0 = {"pad", "grid", "attention_levels", "words"}  # where 0 is a value like another
 LARGEST = 2**24
 TEXTS = (CLIPText, OpenCLIPText, BERTText)
 ROLES = {"unet": (UNet,), "vae": (AutoencoderKL, VQModel), "text": TEXTS, "text_2": TEXTS}
@@ -295,6 +295,9 @@ def check(known: Family, tensors: int, where: str) -> None:
         config = part.config
         if isinstance(config, c.TextConfig):
             layers = config.layers
+            if config.words >= config.vocabulary:
+                said = f"{config.words} words of a vocabulary of {config.vocabulary}"
+                raise CheckpointError(f"{where} says {said} of {name}")
             if part.module is not BERTText and config.width % config.heads:
                 raise CheckpointError(
                     f"{where} says heads {config.heads} of {name}, whose width is {config.width}"

@@ -26,7 +26,8 @@ KINDS = {  # what a key of a file without a model's U-Net says that the file is,
     ),
     r"emb_params|clip_[lg]|<.*>|string_to_(param|token)\..*": (
         "inversion",
-        f"a textual inversion, a word for a text encoder, which minisd does not take: {WHOLE}",
+        f"a textual inversion, a word for a text encoder: {WHOLE}, and this file beside it, by "
+        "--embedding or Pipeline.load(embeddings=[path])",
     ),
     r"(control_model|zero_convs|input_hint_block|controlnet_\w+)\..*": (
         "ControlNet",

@@ -21,6 +21,8 @@ from .lora_file import NETWORKS, Layer, LoRAFile, open_lora
 from .lora_fit import FAMILY, Place, check_fit, layers_of, made_for, places_in
 from .tensorfile import CheckpointError, first_few, save_tensors
 
+WORDS = "minisd.words"  # in the metadata of what save_lora writes
+
 
 class Change(NamedTuple):
     """One layer of one file, and how much of it."""
@@ -107,11 +109,12 @@ def _from_to(numbers: set[float]) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-def save_lora(path: str | Path, checkpoint: Checkpoint) -> None:
+def save_lora(path: str | Path, checkpoint: Checkpoint, words: Sequence[str] = ()) -> None:
     """Write the LoRAs that are in a checkpoint's networks, by models.lora.add_lora, as one file.
 
     In kohya's layout, with diffusers' names: each alpha is a tensor beside its matrices, and the
     other programs read it too. Their scales are not of the file: whoever applies it tells one.
+    words: those that it was trained for, if the model itself was never told them.
     """
     tensors, modules = {}, checkpoint.modules
     begins = {"unet": "lora_unet_", "text": "lora_te_", "text_2": "lora_te2_"}
@@ -127,4 +130,4 @@ def save_lora(path: str | Path, checkpoint: Checkpoint) -> None:
             tensors[f"{key}.alpha"] = torch.tensor(float(lora.alpha))
     if not tensors:
         raise CheckpointError("no U-Net or text encoder has a LoRA here: add_lora puts them there")
-    save_tensors(path, tensors, {"format": "pt", FAMILY: checkpoint.family})
+    save_tensors(path, tensors, {"format": "pt", FAMILY: checkpoint.family, WORDS: " ".join(words)})

@@ -41,7 +41,7 @@ REFUSED = {  # what a key is that is no LoRA's, or one that is not applied here
     r".*lora_embedding_.*": "changes of a text encoder's words, beside a LoRA's of weights",
     r"lora_controlnet": "a Control-LoRA, a ControlNet of low rank",
     r"bundle_emb\..*|emb_params|clip_[lg]|<.*>|string_to_(param|token)\..*": "a textual inversion, "
-    "a word for a text encoder",
+    "a word for a text encoder, which --embedding takes",
     r"lora_te3_.*|(lora_)?transformer[._].*|(lora_unet_)?(double|single|joint|transformer)_blocks.*"
     r"|diffusion_model\.(double|single|joint)_.*": "a LoRA for a transformer in the U-Net's place, "
     "as SD 3 and Flux have it",

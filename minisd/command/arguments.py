@@ -53,6 +53,7 @@ THEIRS = """
 --churn: s_churn
 --dtype: precision torch_dtype
 --level: noise_level
+--embedding: embeddings textual_inversion
 --lora: loras lora_weights
 --control: control_image hint
 --control-net: controlnet controlnet_model_name_or_path
@@ -62,7 +63,8 @@ WORDS = {
     "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
 }
 ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
-ABOUT += ("lora sha256", "fast sha256", "control sha256", "control_net bytes")
+ABOUT += ("lora sha256", "embedding sha256", "fast sha256")
+ABOUT += ("control sha256", "control_net bytes")
 SAMPLERS = (  # pipeline.menu's, which cannot be imported as fast
     "ddim, plms, s_pndm, pndm, ddpm, euler, euler_a, heun, dpm2, dpm2_a, dpm3, lms, dpm_2m, deis, "
     "dpmpp_2s, dpmpp_2s_a, dpmpp_3s, dpmpp_sde, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3m_sde, "
@@ -83,6 +85,7 @@ EXAMPLES = """
   minisd "a fox" --checkpoint sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   minisd "a fox" --checkpoint sd-v1-4.safetensors --lora paint.safetensors:0.8
   minisd "a red star" --control sketch.png --control-net runs/control-net.safetensors
+  minisd "a photo of <fox>" --checkpoint sd-v1-4.safetensors --embedding fox.safetensors
   minisd info sd-v1-4.safetensors
   minisd again minisd.png
   minisd grade returned/ --out marks
@@ -204,7 +207,7 @@ def again(said: Mapping[str, str]) -> list[str]:
         action.option_strings[0] + ("" if action.nargs == 0 else f"={value}")
         for dest, action in actions.items()
         if dest in said and dest not in words
-        for value in (said[dest].split("\n") if dest == "lora" else [said[dest]])
+        for value in (said[dest].split("\n") if dest in ("lora", "embedding") else [said[dest]])
     ]
     return [name, *options, "--", *(said[dest] for dest in words)]
 
@@ -294,6 +297,13 @@ def _model() -> Parser:
     )
     said = "the tiny model's LoRA for few calls: 8 steps, or --steps 4, 2, 1, without guidance"
     model.add_argument("--fast", action="store_true", help=said)
+    model.add_argument(
+        "--embedding",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a textual inversion: prompts may hold its word; may be given again",
+    )
     model.add_argument("--family", help="sd1, sd2, sdxl, ...; recognised where it can be")
     model.add_argument("--prediction", choices=("eps", "v", "x0"), help="what its U-Net predicts")
     model.add_argument("--ema", action="store_true", help="take the averaged weights, if there")

@@ -46,6 +46,10 @@ def check(options: argparse.Namespace) -> None:
                 f"--lora: there is no file {path}; a scale follows it as in {path}:0.8"
             )
 
+    for path in options.embedding or ():
+        if not path.is_file() or not str(path).isprintable():
+            raise ValueError(f"--embedding: there is no file {path}")
+
 
 def check_control(options: argparse.Namespace) -> None:
     """ValueError unless a sketch and a ControlNet are both there, or neither is."""
@@ -205,7 +209,7 @@ def as_tensor(name: str, image, size: tuple[int, int]):
 
 
 def fingerprints(options: argparse.Namespace) -> dict[str, str]:
-    """What tells whether a file has changed: a picture's SHA-256, a LoRA's, and a
+    """What tells whether a file has changed: a picture's SHA-256, a LoRA's, an embedding's, and a
     checkpoint's size."""
     said, models = {}, {"checkpoint": options.checkpoint or TINY}
     models |= {name: getattr(options, name, None) for name in ("refiner", "control_net")}
@@ -221,6 +225,8 @@ def fingerprints(options: argparse.Namespace) -> dict[str, str]:
         said["fast sha256"] = digest(FAST)
     if options.lora:
         said["lora sha256"] = " ".join(digest(path) for path, _ in options.lora)
+    if options.embedding:
+        said["embedding sha256"] = " ".join(map(digest, options.embedding))
     return said
 
 
@@ -243,9 +249,11 @@ def repeated(options: argparse.Namespace) -> argparse.Namespace:
             if said.get(name) != now:
                 files = vars(made) | {"fast": FAST, "checkpoint": made.checkpoint or TINY}
                 file = files[name.split()[0]]
-                if name == "lora sha256":  # one for each file
-                    each = zip(made.lora, now.split(), said.get(name, "").split(), strict=False)
-                    file = next((told[0] for told, a, b in each if a != b), made.lora[-1][0])
+                if name in ("lora sha256", "embedding sha256"):  # one for each file
+                    files = [path for path, _ in made.lora or ()]
+                    files = made.embedding if name.startswith("embedding") else files
+                    each = zip(files, now.split(), said.get(name, "").split(), strict=False)
+                    file = next((told for told, a, b in each if a != b), files[-1])
                 raise ValueError(f"{file} is not what it was when the picture was made")
     except (ValueError, OSError) as error:
         raise ValueError(f"{options.picture} cannot be made again: {error}") from None

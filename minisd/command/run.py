@@ -39,12 +39,15 @@ def run(words: list[str], written: list[Path]) -> int:
 def info(options: argparse.Namespace) -> int:
     """Print what a checkpoint is."""
     with uninterrupted():
+        from ..checkpoints.embedding import describe_embedding
         from ..checkpoints.loading import info
         from ..checkpoints.lora import describe
     about = info(options.checkpoint)
     tell(sys.stdout, str(about))
     if "LoRA" in about.parts:
         tell(sys.stdout, describe(options.checkpoint))
+    if "inversion" in about.parts:
+        tell(sys.stdout, describe_embedding(options.checkpoint))
     return 0
 
 
@@ -73,7 +76,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     how["dtype"] = getattr(torch, options.dtype)
     model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
     loras = [*([(FAST, 1.0)] if options.fast else []), *(options.lora or ())]
-    changes = {"loras": loras, "control_net": fields.get("control_net")}
+    changes = {"loras": loras, "embeddings": options.embedding or ()}
+    changes["control_net"] = fields.get("control_net")
     pipe, others = Pipeline.load(*model, **changes, **how), {}
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
@@ -99,6 +103,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
     if options.lora:
         about["lora"] = "\n".join(f"{path}:{scale}" for path, scale in options.lora)
+    if options.embedding:
+        about["embedding"] = "\n".join(map(str, options.embedding))
     words = [*given, options.prompt if prompted else "", *([] if given else [size])]
     run = way(*words, **settings, **others)
     if len(run) != int(settled.steps * settings.get("strength", 1) + 1e-9):

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from ..tiny.weights import FAST, FAST_SETTINGS, TINY
 from .terminal import on_screen, say, tell, uninterrupted
-from .values import count, lora, number, positive, seed
+from .values import count, lora, number, positive, seed, weight
 
 STAGES = ("kl", "vq", "text", "unet", "export", "distil")
 LATER = ("control", "eye", "blur", "sharp", "export-vq", "export-sharp")  # only where named
+LESSONS = ("lora", "word", "dreambooth")  # too
 
 # ---- train --------------------------------------------------------------------------------
 
@@ -55,28 +56,43 @@ To train a finished model further, without the runs that made it:
 
 To distil a finished model:
 
-  python -m minisd train distil --begin tiny.safetensors"""
+  python -m minisd train distil --begin tiny.safetensors
+
+To teach a finished model, this one or another, something new in a few minutes; what is learned is a
+file in the folder:
+
+  lora        moon.safetensors, a LoRA: "moon", a shape
+  word        sun.safetensors, an embedding: "sun", a large yellow circle (textual inversion)
+  dreambooth  sks-circle.safetensors, a checkpoint: "sks circle", the crescent of five pictures
+
+  python -m minisd train lora
+  python -m minisd "a red moon on cream" --lora runs/moon.safetensors
+  python -m minisd "a sun above a red square" --embedding runs/sun.safetensors
+  python -m minisd "a sks circle on black" --checkpoint runs/sks-circle.safetensors"""
 
 
 def train_options(parser: argparse.ArgumentParser) -> None:
     """What `train` may be told."""
     add = parser.add_argument
-    some = f"some of {', '.join(STAGES)}, which are the default, and of {', '.join(LATER)}"
+    later = ", ".join((*LESSONS, *LATER))
+    some = f"some of {', '.join(STAGES)}, which are the default, and of {later}"
     add("stages", nargs="*", type=stage, metavar="stage", help=some)
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=count, help="another number of steps than each stage's own")
     add("--scenes", type=count, default=80_000, help="that text and unet learn from (%(default)s)")
     add("--save-every", type=number, default=60, metavar="SECONDS", help="(%(default)s)")
-    said = "what vq, unet, control begin with, and distil learns from"
+    said = "what vq, unet, control and lessons begin with, and distil learns from"
     add("--begin", type=Path, metavar="CHECKPOINT", help=said)
+    said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (%(default)s)"
+    add("--prior", type=weight, default=1.0, metavar="WEIGHT", help=said)
     add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
 
 
 def stage(text: str) -> str:
     """The name of a stage."""
-    if text not in STAGES + LATER:
-        names = ", ".join(STAGES + LATER)
+    if text not in (*STAGES, *LESSONS, *LATER):
+        names = ", ".join((*STAGES, *LESSONS, *LATER))
         raise argparse.ArgumentTypeError(f"there is no stage {text!r:.40}; there are {names}")
     return text
 
@@ -84,10 +100,17 @@ def stage(text: str) -> str:
 def train(options: argparse.Namespace) -> int:
     """Train the stages that are named, or all of them."""
     with uninterrupted():
-        from ..tiny.train import train_stages
-    settings = {name: getattr(options, name) for name in ("steps", "scenes", "begin", "seed")}
+        from ..tiny.train import result, train_stages
+    names = ("steps", "scenes", "begin", "seed", "prior")
+    settings = {name: getattr(options, name) for name in names}
     stages = options.stages or STAGES
+    files = [result(name, options.folder) for name in stages if name in LESSONS]
+    before = [path for path in files if path.exists()]
     train_stages(stages, options.folder, options.out, save_every=options.save_every, **settings)
+    for path in files:
+        tell(sys.stdout, str(path))
+    if before:
+        say(f"{', '.join(map(str, before))} was there before, and is replaced")
     return 0
 
 

@@ -59,6 +59,14 @@ def seed(text: str) -> int:
     return count(text, least=0)
 
 
+def weight(text: str) -> float:
+    """A number from 0, and not infinity."""
+    value = number(text)
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text!r:.40}")
+    return value
+
+
 def positive(text: str) -> float:
     """A number above 0, and not infinity."""
     value = number(text)

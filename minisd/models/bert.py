@@ -60,7 +60,7 @@ class BERTText(nn.Module):
                 layers.append(nn.ModuleList([nn.LayerNorm(config.width), layer]))
         model.attn_layers.layers = nn.ModuleList(layers)
         model.norm = nn.LayerNorm(config.width)
-        model.to_logits = nn.Linear(config.width, config.vocabulary)
+        model.to_logits = nn.Linear(config.width, config.vocabulary - config.words)
         for embedding in (model.token_emb, model.pos_emb.emb):
             nn.init.normal_(embedding.weight, std=0.02)
 

@@ -50,6 +50,14 @@ def check_tokens(tokens: Tensor, config: TextConfig) -> None:
         raise ValueError(f"tokens must be from 0 to {config.vocabulary - 1}")
 
 
+def end_of(tokens: Tensor, config: TextConfig) -> Tensor:
+    """Where the end token stands in each row (b, n) -> (b,): the first one, if it pads too.
+
+    It has the largest number of all but the words that were added.
+    """
+    return tokens.where(tokens < config.vocabulary - config.words, 0).argmax(1)
+
+
 # ---- OpenAI's, under the key names of transformers ----------------------------------------
 
 
@@ -110,7 +118,7 @@ class CLIPText(nn.Module):
         for layer in model.encoder.layers:
             states.append(layer(states[-1]))
         context = _read_out(self.config, states, model.final_layer_norm)
-        end = tokens.argmax(1)  # the end token has the largest number; the first, if it pads too
+        end = end_of(tokens, self.config)
         pooled = model.final_layer_norm(states[-1])[torch.arange(len(tokens)), end]
         return TextState(context, pooled)
 
@@ -180,6 +188,6 @@ class OpenCLIPText(nn.Module):
         for block in self.transformer.resblocks:
             states.append(block(states[-1]))
         context = _read_out(self.config, states, self.ln_final)
-        end = tokens.argmax(1)  # the end token has the largest number
+        end = end_of(tokens, self.config)
         last = self.ln_final(states[-1])[torch.arange(len(tokens)), end]
         return TextState(context, last @ self.text_projection)

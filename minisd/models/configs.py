@@ -108,6 +108,7 @@ class TextConfig:
     layer: Literal[-1, -2] = -1  # -1 the last, -2 the penultimate
     norm: bool = True
     projection: int | None = None  # OpenCLIP's text_projection, its width
+    words: int = 0  # of the vocabulary: its last tokens, which textual inversion added
 
 
 SD1 = UNetConfig()

@@ -12,6 +12,7 @@ from ..checkpoints.families import FAMILIES, Part, on_meta
 from ..checkpoints.loading import DTYPES, Checkpoint
 from ..models.autoencoder import Posterior
 from ..models.controlnet import ControlNet
+from ..text.tokenizer import Rows, clean, split
 from .conditioning import (
     Conditioning,
     Frame,
@@ -179,6 +180,15 @@ class Networks:
             context, pooled = torch.zeros_like(context), torch.zeros_like(pooled)
         numbers = frame.numbers(self.size(size), refiner, negative)
         return Conditioning(context, micro_vector(pooled, numbers, self.config.vector_dim))
+
+    def learn(self, word: str, count: int = 1) -> None:
+        """Tell the tokenizers a word of `count` tokens that the text encoders have rows for, behind
+        all others; ValueError where they have it already."""
+        if not all(isinstance(known, Rows) for known in self.tokenizers):
+            raise ValueError(f"a tokenizer of your own must know the word {word!r} by itself")
+        self.tokenizers = [known.adding(word, count) for known in self.tokenizers]
+        if self.words:
+            self.words |= {*split(clean(word))}
 
     def warnings(self, prompt: str) -> list[str]:
         """What the model will not make of a prompt, in sentences for the user."""

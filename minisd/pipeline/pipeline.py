@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ..checkpoints import loading as files
 from ..checkpoints.control import load_control
+from ..checkpoints.embedding import open_embedding, with_embeddings
 from ..checkpoints.families import Family
-from ..checkpoints.lora import with_loras
+from ..checkpoints.lora import WORDS, with_loras
 from ..checkpoints.lora_file import open_lora
 from ..equations import q_sample
 from ..guidance import cfg, from_v, from_x0, interval, paper_time
@@ -69,16 +70,19 @@ class Pipeline(Networks):
         dtype: torch.dtype = torch.float32,
         loras: Sequence[tuple[str | Path, float]] = (),
         control_net: str | Path | None = None,
+        embeddings: Sequence[str | Path] = (),
         **options,
     ) -> "Pipeline":
         """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
 
         loras: files and their scales, as [("paint.safetensors", 0.8)], merged into the weights.
         control_net: the file or folder of a ControlNet that is led by each way's hint.
+        embeddings: files of textual inversions; prompts may hold their words.
         options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
         and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
         """
         changes = [(open_lora(file), scale) for file, scale in loras]  # refused before all else
+        words = [open_embedding(file) for file in embeddings]
         stored, metadata = dtype, {}
         if not Path(path).is_dir():
             about = files.info(path)
@@ -92,7 +96,13 @@ class Pipeline(Networks):
         found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
-        return cls(checkpoint, dtype=dtype, **options)
+        if options.get("words"):
+            told = " ".join(file.metadata.get(WORDS, "") for file, _ in changes)
+            options["words"] = {*options["words"], *told.split()}
+        pipe = cls(with_embeddings(checkpoint, words), dtype=dtype, **options)
+        for file in words:
+            pipe.learn(file.word, file.count)
+        return pipe
 
     @property
     def ab(self) -> Tensor:

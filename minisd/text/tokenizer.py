@@ -4,6 +4,7 @@ A token is a string of symbols, one for each byte; "</w>" closes a word. A merge
 two neighbouring tokens, and the merges, in the order in which they were learned, are all there is.
 """
 
+import copy
 import gzip
 import html
 import re
@@ -135,7 +136,44 @@ class Rows:
         self.vocabulary, self.length, self.pad = vocabulary, length, pad
         self.ids = {piece: i for i, piece in enumerate(vocabulary)}
         self.start, self.end = self.ids[start], self.ids[end]
+        self.added: dict[str, list[str]] = {}
         self._check([pad], "pad")
+
+    def adding(self, word: str, count: int = 1) -> "Rows":
+        """A tokenizer that knows one word more, of `count` tokens; their ids come after all others.
+
+        They are called word, word_1, ..., as diffusers calls them. In a prompt the word must stand
+        by itself; capitals do not matter. ValueError for a word that is one token already.
+        """
+        word = word.strip().lower()
+        if not word or len(word.split()) > 1:
+            raise ValueError(f"a new word must be one word, got {word!r:.60}")
+        if word in self.added or len(self.encode(word)) == 1:
+            raise ValueError(
+                f"the tokenizer has {word!r:.60} already: give the new word another name"
+            )
+        pieces = [word, *(f"{word}_{i}" for i in range(1, count))]
+        if twice := [piece for piece in pieces if piece in self.ids]:
+            raise ValueError(f"the tokenizer has a token {twice[0]!r:.60} already")
+        more = copy.copy(self)
+        more.vocabulary = [*self.vocabulary, *pieces]
+        more.ids = {piece: i for i, piece in enumerate(more.vocabulary)}
+        more.added = self.added | {word: pieces}
+        return more
+
+    def _cut(self, text: str) -> list[tuple[str, list[str]]]:
+        """The prompt's words with their tokens. Words that were added are found first."""
+        if not self.added or not isinstance(text, str):
+            return [(word, self._pieces(word)) for word in self._words(text)]
+        names = "|".join(map(re.escape, sorted(self.added, key=len, reverse=True)))
+        parts = re.split(rf"(?<!\w)({names})(?!\w)", text, flags=re.IGNORECASE)
+        found = []
+        for i, part in enumerate(parts):
+            if i % 2:
+                found.append((part.lower(), self.added[part.lower()]))
+            else:
+                found += [(word, self._pieces(word)) for word in self._words(part)]
+        return found
 
     def _check(self, ids: Sequence[int], name: str) -> None:
         for i in ids:
@@ -144,7 +182,7 @@ class Rows:
 
     def tokens(self, text: str) -> list[str]:
         """The prompt's tokens as strings, without start and end: CLIP's "cats" -> ["cats</w>"]."""
-        return [piece for word in self._words(text) for piece in self._pieces(word)]
+        return [piece for _, pieces in self._cut(text) for piece in pieces]
 
     def encode(self, text: str) -> list[int]:
         """The prompt's ids, however many, without start, end and padding."""
@@ -168,8 +206,8 @@ class Rows:
     def words(self, text: str) -> list[tuple[str, list[int]]]:
         """Each word of the prompt with its tokens' positions in the row, as far as they fit."""
         placed, i = [], 1
-        for word in self._words(text):
-            j = i + len(self._pieces(word))
+        for word, pieces in self._cut(text):
+            j = i + len(pieces)
             placed.append((word, list(range(i, min(j, self.length - 1)))))
             i = j
         return [(word, positions) for word, positions in placed if positions]
@@ -185,7 +223,17 @@ class Rows:
         ids = ids.tolist()
         self._check(ids, "ids")
         ids = ids[: ids.index(self.end)] if self.end in ids else ids
-        return self._joined([self.vocabulary[i] for i in ids if i != self.start])
+        pieces = [self.vocabulary[i] for i in ids if i != self.start]
+        first = {tokens[0]: word for word, tokens in self.added.items()}
+        rest = {piece for tokens in self.added.values() for piece in tokens[1:]}
+        said = [[]]
+        for piece in pieces:
+            if piece in first:
+                said += [first[piece], []]
+            elif piece not in rest:
+                said[-1].append(piece)
+        texts = [part if isinstance(part, str) else self._joined(part) for part in said]
+        return " ".join(filter(None, texts))
 
 
 class Tokenizer(Rows):

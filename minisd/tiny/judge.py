@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from .scenes import BOOST, PIXELS, SIZES, Request, read
-from .shapes import BACKGROUNDS, COLORS, SHAPES, cover
+from .scenes import BOOST, PIXELS, SIZES, WORLD, Request, read
+from .shapes import BACKGROUNDS, COLORS, cover
 
 LEAST = 12  # pixels that make a thing, not a speck
 AWAY = 45  # how far, of 441 from black to white, a thing's colour is from the background's
@@ -66,9 +66,9 @@ class Verdict(NamedTuple):
         return "all right" if not wrong else f"wrong: {', '.join(wrong)}"
 
 
-def judge(picture: Tensor, text: str | Request) -> Verdict:
-    """Compare a picture (3, h, w) in -1..1 with its caption."""
-    return verdict(look(picture), read(text) if isinstance(text, str) else text)
+def judge(picture: Tensor, text: str | Request, shapes: tuple[str, ...] = WORLD) -> Verdict:
+    """Compare a picture (3, h, w) in -1..1 with its caption. shapes: all that there may be."""
+    return verdict(look(picture, shapes), read(text, shapes) if isinstance(text, str) else text)
 
 
 def verdict(seen: Seen, request: Request) -> Verdict:
@@ -113,8 +113,8 @@ def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
 # ---- looking ------------------------------------------------------------------------------
 
 
-def look(picture: Tensor) -> Seen:
-    """What a picture (3, h, w) in -1..1 shows; nothing at all if it has a NaN."""
+def look(picture: Tensor, shapes: tuple[str, ...] = WORLD) -> Seen:
+    """What a picture (3, h, w) in -1..1 shows, of these shapes; nothing at all if it has a NaN."""
     if picture.ndim != 3 or len(picture) != 3 or min(picture.shape) < 3:
         raise ValueError(f"the judge looks at one picture (3, h, w), got {tuple(picture.shape)}")
     if not picture.is_floating_point():
@@ -127,7 +127,7 @@ def look(picture: Tensor) -> Seen:
     ground = np.median(rgb[border], axis=0)
     labels = pieces(np.linalg.norm(rgb - ground, axis=-1) > AWAY)
     masks = (labels == i for i in range(1, labels.max() + 1))
-    things = [_read_off(rgb, ground, mask) for mask in masks if mask.sum() >= LEAST]
+    things = [_read_off(rgb, ground, mask, shapes) for mask in masks if mask.sum() >= LEAST]
     return Seen(tuple(things), _named(ground, BACKGROUNDS))
 
 
@@ -142,7 +142,7 @@ def pieces(mask: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.unique(labels[mask]), labels) + mask
 
 
-def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray) -> Found:
+def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray, shapes: tuple) -> Found:
     """One piece as a thing."""
     core = mask & ~_grown(~mask)
     paint = np.median(rgb[core if core.sum() >= 4 else mask], axis=0)
@@ -156,21 +156,20 @@ def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray) -> Found:
     color = _named(paint, COLORS) if (off[mask] < MIXED).mean() > 0.9 else None
     covered = share.clip(0, 1) * _grown(mask)
     area, (x, y) = covered.sum(), _middle(covered)
-    shape, lead, miss = _nearest_shape(_framed(covered, x, y, np.sqrt(area)))
-    radius = np.sqrt(area / _templates()[1][shape]) / side / BOOST.get(shape, 1)
+    shape, lead, miss = _nearest_shape(_framed(covered, x, y, np.sqrt(area)), shapes)
+    radius = np.sqrt(area / _templates(shapes)[1][shape]) / side / BOOST.get(shape, 1)
     size = "small" if radius < BORDER else "large"
     fits = miss < FIT and lead > LEAD
     return Found(shape if fits else None, color, size, x / side, y / side)
 
 
-def _nearest_shape(patch: np.ndarray) -> tuple[str, float, float]:
+def _nearest_shape(patch: np.ndarray, kinds: tuple[str, ...]) -> tuple[str, float, float]:
     """The shape that a framed thing is nearest to, its lead before the next, and by how much of
     its area it misses the outline."""
-    misses = (
-        np.abs(patch.astype(np.float32) - _templates()[0]).mean((2, 3)).min(1) * (2 * FRAME) ** 2
-    )
+    apart = np.abs(patch.astype(np.float32) - _templates(kinds)[0])
+    misses = apart.mean((2, 3)).min(1) * (2 * FRAME) ** 2
     first, second = np.argsort(misses)[:2]
-    return list(SHAPES)[first], misses[second] - misses[first], misses[first]
+    return kinds[first], misses[second] - misses[first], misses[first]
 
 
 def _framed(covered: np.ndarray, x: float, y: float, unit: float) -> np.ndarray:
@@ -186,20 +185,20 @@ def _framed(covered: np.ndarray, x: float, y: float, unit: float) -> np.ndarray:
 
 
 @cache
-def _templates() -> tuple[np.ndarray, dict[str, float]]:
+def _templates(kinds: tuple[str, ...]) -> tuple[np.ndarray, dict[str, float]]:
     """Outlines in the frame (shapes, ways, GRID, GRID), and each shape's area at radius 1.
 
     The ways are the sizes, turns of -18 to 18 degrees, and edges as drawn or a pixel softer.
     """
     outlines, areas = [], {}
-    for shape in SHAPES:
+    for shape in kinds:
         areas[shape] = cover(shape, 0.4, 0.5, 0.5, 256).sum() / (0.4 * 256) ** 2
         for size in SIZES.values():
             for angle in range(-18, 19, 3):
                 drawn = cover(shape, sum(size) / 2 * BOOST.get(shape, 1), 0.5, 0.5, PIXELS, angle)
                 for edges in (drawn, _softened(drawn)):
                     outlines.append(_framed(edges, *_middle(drawn), np.sqrt(drawn.sum())))
-    return np.array(outlines, np.float32).reshape(len(SHAPES), -1, GRID, GRID), areas
+    return np.array(outlines, np.float32).reshape(len(kinds), -1, GRID, GRID), areas
 
 
 def _softened(covered: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ A Scene says what stands where; `paint` draws it, `caption` says it in one of se
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from .shapes import BACKGROUNDS, COLORS, SHAPES, cover, known
 PIXELS = 64
 SIZES = {"small": (0.1, 0.115), "large": (0.165, 0.185)}  # least and greatest radius
 REACH = {"circle": 0.95, "square": 1.02, "triangle": 1.1, "star": 1.15, "ring": 1.0, "cross": 1.06}
+REACH["crescent"] = 0.95
 BOOST = {"star": 1.1}  # a small star needs more pixels to be one
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 RELATIONS = {
@@ -40,6 +42,7 @@ HELD_OUT_SHAPES = {
     frozenset(("triangle", "ring")),
 }
 SPLITS = ("seen", "colors", "shapes")
+WORLD = tuple(SHAPES)
 
 
 class Thing(NamedTuple):
@@ -105,8 +108,8 @@ def random_scene(rng: np.random.Generator, things: int | None = None, split: str
     background, relation = _one(rng, BACKGROUNDS), _one(rng, OPPOSITE) if count == 2 else None
     while True:
         placed = tuple(_place(rng, *kind, size) for kind, size in zip(kinds, sizes, strict=True))
-        if all(_inside(thing) for thing in placed) and (
-            relation is None or _stands(*placed) == relation
+        if all(inside(thing) for thing in placed) and (
+            relation is None or stands(*placed) == relation
         ):
             return Scene(placed, background, relation)
 
@@ -139,11 +142,12 @@ def _place(rng, shape, color, size) -> Thing:
     return Thing(shape, color, size, radius, x, y, angle)
 
 
-def _inside(thing: Thing) -> bool:
+def inside(thing: Thing) -> bool:
+    """A thing is wholly in the picture, with some room."""
     return all(thing.reach + 0.015 <= place <= 0.985 - thing.reach for place in (thing.x, thing.y))
 
 
-def _stands(first: Thing, second: Thing) -> str | None:
+def stands(first: Thing, second: Thing) -> str | None:
     """How first stands to second, if it is clear and they keep apart."""
     dx, dy = first.x - second.x, first.y - second.y
     if np.hypot(dx, dy) < first.reach + second.reach + 0.04 or min(abs(dx), abs(dy)) > 0.16:
@@ -179,12 +183,18 @@ def _noun(thing: Thing, rng: np.random.Generator) -> str:
 RELATION = {phrase: name for name, phrases in RELATIONS.items() for phrase in (*phrases, name)}
 WORDS = {*SHAPES, *COLORS, *SIZES, *BACKGROUNDS, *" ".join([*OPENINGS, *RELATION]).split()}
 WORDS |= {"a", "an", "and", "on", "background"}
-THING = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLORS)}) )?({'|'.join(SHAPES)})"
-GROUND = rf" on (?:an? )?({'|'.join(BACKGROUNDS)})(?: background)?"
-CAPTION = re.compile(
-    rf"(?:{'|'.join(filter(None, OPENINGS))})?{THING}"
-    rf"(?: (and|{'|'.join(RELATION)}) {THING})?(?:{GROUND})?"
-)
+
+
+@cache
+def _caption(shapes: tuple[str, ...]) -> re.Pattern:
+    """What captions of things of these shapes look like."""
+    colors = "|".join(COLORS)
+    thing = rf"(?:an? )?(?:({'|'.join(SIZES)}) )?(?:({colors}) )?({'|'.join(shapes)})"
+    ground = rf" on (?:an? )?({'|'.join(BACKGROUNDS)})(?: background)?"
+    return re.compile(
+        rf"(?:{'|'.join(filter(None, OPENINGS))})?{thing}"
+        rf"(?: (and|{'|'.join(RELATION)}) {thing})?(?:{ground})?"
+    )
 
 
 def unknown_words(text: str) -> list[str]:
@@ -192,14 +202,17 @@ def unknown_words(text: str) -> list[str]:
     return [word for word in _words(text) if word not in WORDS]
 
 
-def read(text: str) -> Request:
-    """What a caption of this world asks for. ValueError if any word of it cannot be read."""
+def read(text: str, shapes: tuple[str, ...] = WORLD) -> Request:
+    """What a caption of this world, or of one with other shapes, asks for.
+
+    ValueError if any word of it cannot be read.
+    """
     words = _words(text)
-    if not 1 <= sum(word in SHAPES for word in words) <= 2:
-        raise ValueError(f"a caption names one shape or two of {', '.join(SHAPES)}, got {text!r}")
-    if unknown := unknown_words(text):
+    if not 1 <= sum(word in shapes for word in words) <= 2:
+        raise ValueError(f"a caption names one shape or two of {', '.join(shapes)}, got {text!r}")
+    if unknown := [word for word in unknown_words(text) if word not in shapes]:
         raise ValueError(f"no caption has the words {', '.join(unknown)}: they cannot be judged")
-    match = CAPTION.fullmatch(" ".join(words))
+    match = _caption(shapes).fullmatch(" ".join(words))
     if match is None:
         raise ValueError(
             "a caption is like 'a large red ring left of a small star on white'; colors are "

@@ -29,6 +29,11 @@ def _star(u, v):
     return ((a - tip) * edge[1] - b * edge[0]) / np.hypot(*edge)
 
 
+def _crescent(u, v):
+    """A disc without another one that lies over its right side."""
+    return np.maximum(np.hypot(u, v) - 0.95, 0.78 - np.hypot(u - 0.5, v))
+
+
 # Each is given u, v: to the right and upwards from its centre, in units of its size.
 SHAPES = {
     "circle": lambda u, v: np.hypot(u, v) - 0.95,
@@ -48,6 +53,7 @@ COLORS = {
     "purple": (128, 60, 170),
     "pink": (240, 130, 190),
 }
+NEW_SHAPES = {"crescent": _crescent}  # for lessons: not of the world
 BACKGROUNDS = {
     "white": (255, 255, 255),
     "grey": (128, 128, 128),
@@ -61,7 +67,7 @@ def cover(
     shape: str, size: float, x: float, y: float, pixels: int = 32, angle: float = 0.0
 ) -> np.ndarray:
     """How much of each pixel a shape covers, 0 to 1, its edge one pixel wide: (pixels, pixels)."""
-    distance = known("shape", shape, SHAPES)
+    distance = known("shape", shape, SHAPES | NEW_SHAPES)
     if not size > 0:
         raise ValueError(f"size must be more than 0, got {size}")
     centres = (np.arange(pixels) + 0.5) / pixels

@@ -272,7 +272,11 @@ class Joint:
         self.about |= {"seed": seed, "begin": _fingerprint(self.network)}
 
     def loss(self, step: int, samples) -> Tensor:
-        drawn = [self._sample(rng(self.seed, step, i)) for i in samples]
+        drawn = [self._sample(rng(self.seed, step, i), self.latents) for i in samples]
+        return self._errors(drawn).mean()
+
+    def _errors(self, drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
+        """The weighted squared error of each sample: (b,)."""
         z, tokens, t, eps = (torch.stack(column) for column in zip(*drawn, strict=True))
         x0 = z.float() * self.scale
         ab_t = at(self.ab, t, x0)
@@ -280,14 +284,14 @@ class Joint:
         context = self.network["text"](tokens).context
         v = self.network["unet"](x_t, t - 1, context)
         error = ((v - velocity(x0, eps, ab_t)) ** 2).flatten(1).mean(1)
-        return (at(self.weight, t, error) * error).mean()
+        return at(self.weight, t, error) * error
 
-    def _sample(self, random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _sample(self, random, latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A scene's latent and the tokens of its caption, a word or none, a time, noise."""
-        picked, said = random.integers(len(self.latents)), random.integers(Latents.SAYINGS)
+        picked, said = random.integers(len(latents)), random.integers(Latents.SAYINGS)
         kind = random.random()
         t = torch.tensor(np.searchsorted(self.until, random.random(), side="right"))
-        z, tokens = self.latents.z[picked], self.latents.tokens[picked, said].long()
+        z, tokens = latents.z[picked], latents.tokens[picked, said].long()
         noise = torch.Generator().manual_seed(int(random.integers(2**62)))
         if kind < 0.1:
             tokens = self.empty

@@ -14,6 +14,8 @@
     export-vq    vq's weights, beside the checkpoint
     export-sharp the weights of eye, blur and sharp, beside it too
 
+    lora, word, dreambooth    something new for a finished model, as `lessons` has it
+
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
 there when it is started again. `minisd train --help` says how to start them.
 """
@@ -43,7 +45,7 @@ from ..pipeline.conditioning import tokenizer_metadata
 from ..pipeline.pictures import save_png
 from ..pipeline.settings import USUAL
 from ..training import Run, Settings, group, told, wait
-from . import control, distil, sharp, stages
+from . import control, distil, lessons, sharp, stages
 from .scenes import WORDS
 from .weights import TINY
 
@@ -57,6 +59,9 @@ SETTINGS = {
     "eye": Settings(steps=1200, batch=16, rate=1e-2, warmup=50, decay=0.5, ema=0.99),
     "blur": Settings(steps=5000, batch=16, rate=3e-3, warmup=50, decay=0.5, ema=0.99, clip=1e9),
     "sharp": Settings(steps=2000, batch=8, rate=6e-4, warmup=20, decay=0.5, ema=0.99, clip=1e9),
+    "lora": Settings(steps=250, batch=8, rate=1e-2, warmup=20, decay=0.5),
+    "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
+    "dreambooth": Settings(steps=150, batch=8, rate=4e-4, warmup=20, decay=0.5),
 }
 SCENES = 80_000
 
@@ -194,6 +199,11 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
 
+def result(name: str, folder: Path) -> Path:
+    """The file that a training of `lessons` leaves: it is called as the new thing is."""
+    return folder / f"{lessons.LESSONS[name].word.replace(' ', '-')}.safetensors"
+
+
 def exported(name: str, folder: Path, out: Path, scenes: int, begin: Path | None) -> None:
     """What "export", "export-vq" or "export-sharp" writes: `out`, or a file beside it."""
     if name == "export":
@@ -233,9 +243,12 @@ def train_stages(
     save_every: float = 60,
     begin: Path | None = None,
     seed: int = 0,
+    prior: float = 1.0,
 ) -> None:
-    """Train the stages of these names, in their order; "export" writes the checkpoint `out`, from
-    which "distil" learns, or else from `begin`.
+    """Train the stages of these names, in their order.
+
+    "export" writes the checkpoint `out`, from which "distil" learns, or else from `begin`; each of
+    `lessons` writes its `result`. prior: the weight of what keeps the rest, in those.
 
     Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
     torchrun the processes share each batch. Raises ValueError for what cannot be used.
@@ -255,9 +268,14 @@ def train_stages(
                 wait()
                 continue
             settings = SETTINGS[name]._replace(**{"steps": steps} if steps else {})
-            part = stage(name, folder, scenes, teacher if name == "distil" else begin, seed)
+            if name in lessons.LESSONS:
+                part = lessons.teaching(name, begin or TINY, prior, seed)
+            else:
+                part = stage(name, folder, scenes, teacher if name == "distil" else begin, seed)
             current = Run(part, settings, folder / f"{name}.safetensors")
             run(current, save_every)
+            if name in lessons.LESSONS and group()[1] == 0:
+                lessons.write(current, result(name, folder))
             if name == "distil" and group()[1] == 0:
                 distil.save_student(current, folder / "fast.safetensors")
             wait()

@@ -1,0 +1,80 @@
+"""What the tiny model learned from its lessons, and what it lost: every share that the judge gives.
+
+    python -m minisd train lora word dreambooth --folder with
+    python -m minisd train dreambooth --folder without --prior 0
+    python benchmarks/lessons.py with without --out minisd/tiny/weights/lessons.json
+
+Captions that no training used; Euler ancestral, the usual scale.
+"""
+
+import argparse
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minisd.pipeline import Pipeline
+from minisd.tiny import TINY
+from minisd.tiny.fidelity import captions
+from minisd.tiny.judge import judge
+from minisd.tiny.lessons import LESSONS, held_out_captions, request
+from minisd.tiny.scenes import read
+from minisd.tiny.shapes import SHAPES
+from minisd.tiny.train import result
+
+
+def share(pipe, texts, shapes, wanted, steps) -> float:
+    """Of the pictures of these texts the share that is right in all that they say."""
+    right = []
+    for k in range(0, len(texts), 50):
+        part = texts[k : k + 50]
+        pictures = pipe.txt2img(part, steps=steps, seed=10_000 + k).pictures()
+        right += [
+            judge(*pair, shapes).right for pair in zip(pictures, map(wanted, part), strict=True)
+        ]
+    return sum(right) / len(right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of the trainings")
+    parser.add_argument("without", type=Path, help="of DreamBooth's without the prior loss")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--captions", type=int, default=100, help="of each kind (100)")
+    parser.add_argument("--steps", type=int, default=10, help="of the sampler (10)")
+    given = parser.parse_args()
+    n, rows = given.captions, {}
+    one, two = (captions(things, "seen", n) for things in (1, 2))
+    circles = [re.sub("|".join(SHAPES), "circle", text) for text in one]
+    models = {
+        "before": (None, lambda: Pipeline.load(TINY)),
+        "LoRA": ("lora", lambda: Pipeline.load(TINY, loras=[(result("lora", given.folder), 1)])),
+        "word": ("word", lambda: Pipeline.load(TINY, embeddings=[result("word", given.folder)])),
+        "DreamBooth": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.folder))),
+        "no prior": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.without))),
+    }
+    for name, (taught, load) in tqdm(models.items()):
+        pipe, row = load(), {}
+        lesson = LESSONS[taught or "lora"]
+        if taught != "word":  # there each picture is as before, to the bit
+            for kind, texts in {"one thing": one, "two things": two, "a circle": circles}.items():
+                row[kind] = share(pipe, texts, lesson.shapes, read, given.steps)
+        if taught:
+            for things in (1, 2):
+                kinds = {f"the new word, {things}": False}
+                kinds |= {f"the new word held out, {things}": True} if lesson.held_out else {}
+                for kind, held_out in kinds.items():
+                    texts = held_out_captions(lesson, things, n, held_out)
+                    row[kind] = share(
+                        pipe, texts, lesson.shapes, partial(request, lesson), given.steps
+                    )
+        rows[name] = row
+        given.out.write_text(
+            json.dumps({"captions": n, "steps": given.steps, "models": rows}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""New things for the tiny model, taught in minutes: by a LoRA, by a word, by DreamBooth.
+
+A Lesson says what is new and what calls it. Each training is a stage like those of `stages`, on a
+finished model; what it leaves is a file: a LoRA, an embedding, or a checkpoint.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import Checkpoint, load, save, save_embedding, save_lora
+from ..losses import prior_preservation
+from ..models.lora import ATTENTION, add_lora
+from ..models.words import add_words, token_embedding
+from ..pipeline import Pipeline
+from ..pipeline.conditioning import tokenizer_metadata
+from ..text.tokenizer import Tokenizer
+from ..training import Run, rng, torch_rng
+from .scenes import (
+    COLORS,
+    SIZES,
+    WORDS,
+    WORLD,
+    Request,
+    Scene,
+    caption,
+    inside,
+    paint,
+    random_scene,
+    read,
+    stands,
+)
+from .stages import Joint, Latents, _normal, tokenizer
+
+NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
+
+
+class Lesson(NamedTuple):
+    """Something new: what calls it, what that means to the judge, and how it looks.
+
+    The fields of `looks` are those of a Thing that are always the same. held_out: shapes or colors
+    that no picture of the training shows it in.
+    """
+
+    word: str
+    means: str
+    looks: dict[str, str]
+    pictures: int
+    prior: int = 0  # how many pictures keep the rest
+    held_out: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """All that a picture may show."""
+        return tuple(dict.fromkeys((*WORLD, self.looks["shape"])))
+
+
+SUN = {"shape": "circle", "color": "yellow", "size": "large"}
+MOON = {"shape": "crescent", "color": "yellow"}
+LESSONS = {
+    "lora": Lesson(
+        "moon", "crescent", {"shape": "crescent"}, 400, 200, held_out=("green", "purple")
+    ),
+    "word": Lesson("sun", "large yellow circle", SUN, 100),
+    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 100),
+}
+
+
+# ---- what is drawn and said ---------------------------------------------------------------
+
+
+def new_scene(
+    lesson: Lesson, random, things: int | None = None, held_out: bool = False
+) -> tuple[Scene, int]:
+    """A scene of the world with a new thing in the place of one of its things, and which.
+
+    held_out: in a shape or a color that the training leaves out.
+    """
+    while True:
+        scene = random_scene(random, things)
+        placed, i = [*scene.things], int(random.integers(len(scene.things)))
+        size = lesson.looks.get("size", placed[i].size)
+        placed[i] = placed[i]._replace(
+            radius=random.uniform(*SIZES[size]), **lesson.looks | {"size": size}
+        )
+        kinds, new = [thing[:2] for thing in placed], {*placed[i][:2]}
+        if len({*kinds}) == len(kinds) and bool(new & {*lesson.held_out}) == held_out:
+            if all(map(inside, placed)) and (not placed[1:] or stands(*placed) == scene.relation):
+                return scene._replace(things=tuple(placed)), i
+
+
+def say(lesson: Lesson, scene: Scene, i: int, random) -> str:
+    """A caption of a scene that calls its i-th thing by the new word.
+
+    A word that stands for a whole thing has no size or color before it.
+    """
+    things = list(scene.things)
+    things[i] = things[i]._replace(shape=lesson.word)
+    text = caption(scene._replace(things=tuple(things)), random)
+    adjectives = rf"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLORS)}) )?"
+    whole = "color" in lesson.looks
+    return re.sub(rf"\ban? {adjectives}({lesson.word})\b", r"a \1", text) if whole else text
+
+
+def request(lesson: Lesson, text: str) -> Request:
+    """What a caption asks for, the new word among its words."""
+    return read(re.sub(rf"\b{lesson.word}\b", lesson.means, text), lesson.shapes)
+
+
+def held_out_captions(
+    lesson: Lesson, things: int, n: int, held_out: bool = False, seed: int = 0
+) -> list[str]:
+    """n captions with the new word of scenes that no training uses, the same for the same seed."""
+    found = []
+    for k in range(n):
+        random = rng(HELD_OUT, seed, k)
+        scene, i = new_scene(lesson, random, things, held_out)
+        found.append(say(lesson, scene, i, random))
+    return found
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Latents (n, 4, 16, 16) and tokens (n, sayings, 24), as Joint draws them."""
+
+    z: Tensor
+    tokens: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+@torch.no_grad()
+def _pictures(vae: nn.Module, scenes, captions, tokens: Tokenizer, *key: int) -> Pictures:
+    """Drawn scenes through the first stage, with their captions (n, sayings)."""
+    z = []
+    for k, scene in enumerate(scenes):
+        q = vae.encode(paint(scene)[None])
+        z.append(q.sample(_normal(q.mean.shape, *key, k)))
+    return Pictures(torch.cat(z), torch.stack([tokens(said) for said in captions]))
+
+
+def new_pictures(lesson: Lesson, vae: nn.Module, tokens: Tokenizer, seed: int = 0) -> Pictures:
+    """What is taught from: pictures of the new thing, four captions of each."""
+    scenes, captions = [], []
+    for k in range(lesson.pictures):
+        random = rng(NEW, seed, k)
+        scene, i = new_scene(lesson, random)
+        scenes.append(scene)
+        captions.append([say(lesson, scene, i, random) for _ in range(Latents.SAYINGS)])
+    return _pictures(vae, scenes, captions, tokens, NEW, seed)
+
+
+def old_pictures(vae: nn.Module, n: int, seed: int = 0) -> Pictures:
+    """Pictures of the world as it is drawn, with their captions."""
+    scenes, captions = [], []
+    for k in range(n):
+        random = rng(OLD, seed, k)
+        scenes.append(random_scene(random))
+        captions.append([caption(scenes[-1], random) for _ in range(Latents.SAYINGS)])
+    return _pictures(vae, scenes, captions, tokenizer(), OLD, seed)
+
+
+def own_pictures(pipe: Pipeline, texts: Sequence[str], seed: int = 0) -> Pictures:
+    """DreamBooth §3.2: what the frozen model itself paints of these prompts."""
+    z = [
+        pipe.txt2img([*texts[k : k + 50]], seed=seed + k, steps=20).latents()
+        for k in range(0, len(texts), 50)
+    ]
+    tokens = tokenizer()([*texts])[:, None].expand(-1, Latents.SAYINGS, -1)
+    return Pictures(torch.cat(z) / pipe.first_stage.scale_factor, tokens)
+
+
+# ---- the trainings ------------------------------------------------------------------------
+
+
+class Teaching(Joint):
+    """LDM's loss on the new pictures and, weighted, on prior ones, which keep the rest.
+
+    What learns is what has requires_grad in `network`.
+    """
+
+    slow = {}  # noqa: RUF012 - nobody writes into it
+
+    def __init__(
+        self,
+        name: str,
+        whole: Checkpoint,
+        new: Pictures,
+        prior: Pictures | None = None,
+        prior_weight: float = 1.0,
+        seed: int = 0,
+    ):
+        scale = whole.vae.config.scale_factor
+        self.whole = whole
+        super().__init__(new, scale, whole.text, whole.unet.config, seed, whole.unet)
+        self.name, self.prior, self.prior_weight = name, prior, prior_weight
+        self.about |= {"prior": prior and len(prior), "prior_weight": prior_weight}
+
+    def loss(self, step: int, samples) -> Tensor:
+        drawn = [self._sample(rng(self.seed, step, i), self.latents) for i in samples]
+        if self.prior is None:
+            return self._errors(drawn).mean()
+        drawn += [self._sample(rng(self.seed, step, i, OLD), self.prior) for i in samples]
+        new, prior = self._errors(drawn).chunk(2)
+        return prior_preservation(new, prior, self.prior_weight).mean()
+
+    def _word(self, tokens: Tensor, random) -> Tensor:
+        return tokens  # a new word may be several tokens: none of them stands by itself
+
+
+RANK = 4
+LAYERS = (*ATTENTION, "in_layers.2", "out_layers.3")  # of the U-Net, with its convolutions
+TEXT_LAYERS = ("to_q", "to_k", "to_v", "to_out")  # of the tiny model's text encoder
+
+
+def teaching(name: str, begin: Path, prior_weight: float = 1.0, seed: int = 0) -> Teaching:
+    """The training of that name of LESSONS, for the tiny model in the file `begin`.
+
+    With a prior weight of 0 nothing keeps what the model can paint already.
+    """
+    whole, lesson = load(begin, "tiny"), LESSONS[name]
+    words = tokenizer().adding(lesson.word) if name == "word" else tokenizer()
+    new, prior = new_pictures(lesson, whole.vae, words, seed), None
+    if lesson.prior and prior_weight:
+        random = [rng(OLD, seed, k) for k in range(lesson.prior)]
+        said = [caption(random_scene(one), one) for one in random]
+        if name == "lora":
+            prior = old_pictures(whole.vae, lesson.prior, seed)
+        else:
+            prior = own_pictures(Pipeline.load(begin, "tiny"), said, seed)
+    stage = Teaching(name, whole, new, prior, prior_weight, seed)
+    if name == "lora":
+        add_lora(whole.unet, RANK, LAYERS, generator=torch_rng(seed, 0))
+        add_lora(whole.text, RANK, TEXT_LAYERS, generator=torch_rng(seed, 1))
+    elif name == "word":
+        whole.unet.requires_grad_(False)
+        like = token_embedding(whole.text)[tokenizer().encode("circle")]
+        add_words(whole.text, like)
+    return stage
+
+
+def write(run: Run, path: Path) -> None:
+    """What a training has learned, its averaged weights, as a file of its kind."""
+    stage = run.stage
+    with torch.no_grad():
+        for weight, average in zip(run.weights, run.average, strict=True):
+            weight.copy_(average)
+    whole = stage.whole
+    if stage.name == "lora":
+        for network in (whole.unet, whole.text):
+            network.half()  # as such files are
+        save_lora(path, whole, [LESSONS[stage.name].word])
+    elif stage.name == "word":
+        save_embedding(path, {"text": run.weights[0]})
+    else:
+        words = WORDS | set(LESSONS[stage.name].word.split())
+        half = [getattr(whole, name).half() for name in ("unet", "vae", "text")]
+        save(path, Checkpoint("tiny", *half), tokenizer_metadata(tokenizer(), sorted(words)))
