@@ -1,6 +1,6 @@
 """Blur against sharp: a first stage of LDM's objective, on scenes with a grain no latent holds.
 
-A picture of 32 x 32 becomes 256 numbers, 12 times fewer. They have room for the shapes, and not
+A picture of 32 x 32 becomes 128 numbers, 24 times fewer. They have room for the shapes, and not
 for every line of the grain. What is best then depends on the loss: for an error of
 pixels the mean or median of all grains, which is none; for a discriminator some grain.
 """
@@ -35,10 +35,12 @@ from .stages import _fingerprint, _normal, _seeded
 from .weights import TINY
 
 PIXELS = 32
-CONTRAST, GRAIN, LENGTH = 0.7, 0.2, 5  # of the drawing; the grain's deviation, its lines' length
+CONTRAST, GRAIN, LENGTH = 0.7, 0.2, 3  # of the drawing; the grain's deviation, its lines' length
 WAYS, DOWN = ("across", "down"), ("down",)  # of the grain: the eye sees both
 WIDTHS = (8, 16, 32)  # channels of the eye's layers
-SMALL_KL = configs.AutoencoderConfig(channels=8, channel_mult=(1, 2, 2), res_blocks=1, groups=4)
+SMALL_KL = configs.AutoencoderConfig(
+    channels=8, channel_mult=(1, 2, 2), res_blocks=1, z_channels=2, embed_dim=2, groups=4
+)
 KEY = 10_000_000  # of the first of these pictures
 
 

@@ -272,7 +272,7 @@ class Joint:
         self.about |= {"seed": seed, "begin": _fingerprint(self.network)}
 
     def loss(self, step: int, samples) -> Tensor:
-        drawn = [self._sample(rng(self.seed, step, i), self.latents) for i in samples]
+        drawn = [self._sample(rng(self.seed, step, i)) for i in samples]
         return self._errors(drawn).mean()
 
     def _errors(self, drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
@@ -286,8 +286,9 @@ class Joint:
         error = ((v - velocity(x0, eps, ab_t)) ** 2).flatten(1).mean(1)
         return at(self.weight, t, error) * error
 
-    def _sample(self, random, latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _sample(self, random, latents=None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A scene's latent and the tokens of its caption, a word or none, a time, noise."""
+        latents = self.latents if latents is None else latents
         picked, said = random.integers(len(latents)), random.integers(Latents.SAYINGS)
         kind = random.random()
         t = torch.tensor(np.searchsorted(self.until, random.random(), side="right"))

@@ -57,7 +57,7 @@ SETTINGS = {
     "distil": Settings(steps=400, batch=16, rate=2e-3, warmup=20, decay=0.5, ema=0.98),
     "control": Settings(steps=400, batch=16, rate=1e-3, warmup=20, decay=0.4, ema=0.99),
     "eye": Settings(steps=1200, batch=16, rate=1e-2, warmup=50, decay=0.5, ema=0.99),
-    "blur": Settings(steps=5000, batch=16, rate=3e-3, warmup=50, decay=0.5, ema=0.99, clip=1e9),
+    "blur": Settings(steps=3000, batch=16, rate=3e-3, warmup=50, decay=0.5, ema=0.99, clip=1e9),
     "sharp": Settings(steps=2000, batch=8, rate=6e-4, warmup=20, decay=0.5, ema=0.99, clip=1e9),
     "lora": Settings(steps=250, batch=8, rate=1e-2, warmup=20, decay=0.5),
     "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
