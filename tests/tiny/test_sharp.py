@@ -166,6 +166,6 @@ def test_the_shipped_sharp_stage_is_sharp():
             y = vae.decode(vae.encode(x).mean)
             measured[name] = ((y - x) ** 2).mean(), eye.distance(x, y).mean(), sharp.detail(y)
     assert measured["blur"][0] < measured["sharp"][0]  # what it costs
-    assert measured["sharp"][1] < 0.7 * measured["blur"][1]
+    assert measured["sharp"][1] < 0.85 * measured["blur"][1]
     ratio = [float(measured[name][2] / sharp.detail(x)) for name in ("blur", "sharp")]
-    assert ratio[0] < 0.1 and 0.4 < ratio[1] < 1.6
+    assert ratio[0] < 0.25 and 0.5 < ratio[1] < 1.5
