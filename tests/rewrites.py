@@ -1071,7 +1071,7 @@ def path_start(x, ab_t, mean, std):
 
 
 def one_step_x0(x_t, x_s, ab_t, ab_s):
-    """Two equations, x = √ᾱ x0 + √(1-ᾱ) ε, solved for x0 and ε."""
+    # two equations, x = √ᾱ x0 + √(1-ᾱ) ε, solved for x0 and ε
     rows = np.array([[np.sqrt(a), np.sqrt(1 - a)] for a in (ab_t, ab_s)])
     both = np.stack([A(x_t).ravel(), A(x_s).ravel()])
     return np.linalg.solve(rows, both)[0].reshape(A(x_t).shape)

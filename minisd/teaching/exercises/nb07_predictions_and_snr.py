@@ -10,6 +10,8 @@ from ...equations import (
     multistep_eps,
     q_sample,
     q_step,
+    turned,
+    v_from_x0,
     velocity,
     x0_from_v,
 )
@@ -245,6 +247,7 @@ EXERCISES = {
         },
         level="middle",
         goal="translate a network that predicts x0 into v",
+        given=(v_from_x0,),
     ),
     "ddim_rotation": Exercise(
         _rotation,
@@ -283,6 +286,7 @@ EXERCISES = {
         },
         level="middle",
         goal="see a DDIM step without noise as a rotation",
+        given=(turned,),
     ),
     "v_loss_weight": Exercise(
         lambda w_eps, ab_t: w_eps * ab_t,
