@@ -3,7 +3,6 @@
 import torch
 
 from ...losses import prior_preservation
-from ...models.controlnet import guess_scales
 from ...models.lora import lora_delta
 from ...models.words import embed_with_words
 from ..checking import Exercise
@@ -345,6 +344,5 @@ EXERCISES = {
         },
         level="easy",
         goal="compute how much of each connection the official code takes, with guess mode",
-        given=(guess_scales,),
     ),
 }
