@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the trainings")
     parser.add_argument("without", type=Path, help="of DreamBooth's without the prior loss")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--captions", type=int, default=100, help="of each kind (100)")
-    parser.add_argument("--steps", type=int, default=10, help="of the sampler (10)")
+    parser.add_argument("--captions", type=int, default=50, help="of each kind (50)")
+    parser.add_argument("--steps", type=int, default=20, help="of the sampler (20)")
     given = parser.parse_args()
     n, rows = given.captions, {}
     one, two = (captions(things, "seen", n) for things in (1, 2))
@@ -59,7 +59,9 @@ def main() -> None:
         pipe, row = load(), {}
         lesson = LESSONS[taught or "lora"]
         if taught != "word":  # there each picture is as before, to the bit
-            for kind, texts in {"one thing": one, "two things": two, "a circle": circles}.items():
+            old = {"one thing": one, "two things": two}
+            old |= {"a circle": circles} if taught != "lora" else {}  # DreamBooth's class
+            for kind, texts in old.items():
                 row[kind] = share(pipe, texts, lesson.shapes, read, given.steps)
         if taught:
             for things in (1, 2):

@@ -1117,3 +1117,15 @@ def prior_loss(errors, weight):
     errors = A(errors)
     b = len(errors) // 2
     return errors[:b].mean() + weight * errors[b:].mean()
+
+
+def zero_conv_gradients(weight, x, g):
+    of_weight = torch.einsum("po,pi->oi", g, x)
+    return [of_weight, torch.ones(len(g), dtype=g.dtype) @ g, torch.einsum("po,oi->pi", g, weight)]
+
+
+def control_scales(strength, guess):
+    scales = [strength]
+    while len(scales) < 13:
+        scales.insert(0, scales[0] * 0.825 if guess else strength)
+    return scales

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ..text.tokenizer import Tokenizer
 from ..training import Run, rng, torch_rng
 from .scenes import (
     COLORS,
+    PIXELS,
     SIZES,
     WORDS,
     WORLD,
@@ -52,6 +53,7 @@ class Lesson(NamedTuple):
     looks: dict[str, str]
     pictures: int
     prior: int = 0  # how many pictures keep the rest
+    places: int = 1  # where each picture is shown: as it is, and moved by whole pixels
     held_out: tuple[str, ...] = ()
 
     @property
@@ -64,10 +66,10 @@ SUN = {"shape": "circle", "color": "yellow", "size": "large"}
 MOON = {"shape": "crescent", "color": "yellow"}
 LESSONS = {
     "lora": Lesson(
-        "moon", "crescent", {"shape": "crescent"}, 400, 200, held_out=("green", "purple")
+        "moon", "crescent", {"shape": "crescent"}, 800, 3000, held_out=("green", "purple")
     ),
     "word": Lesson("sun", "large yellow circle", SUN, 100),
-    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 100),
+    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 200, places=40),
 }
 
 
@@ -92,6 +94,15 @@ def new_scene(
         if len({*kinds}) == len(kinds) and bool(new & {*lesson.held_out}) == held_out:
             if all(map(inside, placed)) and (not placed[1:] or stands(*placed) == scene.relation):
                 return scene._replace(things=tuple(placed)), i
+
+
+def moved(scene: Scene, random) -> Scene:
+    """The same picture, all its things moved alike by whole pixels on the plain background."""
+    while True:
+        dx, dy = random.integers(-PIXELS, PIXELS, 2) / PIXELS
+        things = tuple(thing._replace(x=thing.x + dx, y=thing.y + dy) for thing in scene.things)
+        if all(map(inside, things)):
+            return scene._replace(things=things)
 
 
 def say(lesson: Lesson, scene: Scene, i: int, random) -> str:
@@ -151,8 +162,11 @@ def new_pictures(lesson: Lesson, vae: nn.Module, tokens: Tokenizer, seed: int = 
     for k in range(lesson.pictures):
         random = rng(NEW, seed, k)
         scene, i = new_scene(lesson, random)
-        scenes.append(scene)
-        captions.append([say(lesson, scene, i, random) for _ in range(Latents.SAYINGS)])
+        scenes += [scene, *(moved(scene, random) for _ in range(lesson.places - 1))]
+        captions += [
+            [say(lesson, scene, i, random) for _ in range(Latents.SAYINGS)]
+            for _ in range(lesson.places)
+        ]
     return _pictures(vae, scenes, captions, tokens, NEW, seed)
 
 
@@ -185,7 +199,7 @@ class Teaching(Joint):
     What learns is what has requires_grad in `network`.
     """
 
-    slow = {}  # noqa: RUF012 - nobody writes into it
+    SLOW: ClassVar = {"lora": {"text.": 0.2}, "dreambooth": {"text.": 0.2}, "word": {}}
 
     def __init__(
         self,
@@ -200,6 +214,7 @@ class Teaching(Joint):
         self.whole = whole
         super().__init__(new, scale, whole.text, whole.unet.config, seed, whole.unet)
         self.name, self.prior, self.prior_weight = name, prior, prior_weight
+        self.slow = self.SLOW[name]
         self.about |= {"prior": prior and len(prior), "prior_weight": prior_weight}
 
     def loss(self, step: int, samples) -> Tensor:
@@ -214,8 +229,10 @@ class Teaching(Joint):
         return tokens  # a new word may be several tokens: none of them stands by itself
 
 
-RANK = 4
-LAYERS = (*ATTENTION, "in_layers.2", "out_layers.3")  # of the U-Net, with its convolutions
+RANK = 8
+CONVOLUTIONS = ("in_layers.2", "out_layers.3", "skip_connection", "op", "conv")
+OTHERS = ("proj_in", "proj_out", "net.0.proj", "net.2", "emb_layers.1")
+LAYERS = (*ATTENTION, *CONVOLUTIONS, *OTHERS)  # of the U-Net
 TEXT_LAYERS = ("to_q", "to_k", "to_v", "to_out")  # of the tiny model's text encoder
 
 

@@ -17,7 +17,7 @@ from .shapes import BACKGROUNDS, COLORS, SHAPES, cover, known
 PIXELS = 64
 SIZES = {"small": (0.1, 0.115), "large": (0.165, 0.185)}  # least and greatest radius
 REACH = {"circle": 0.95, "square": 1.02, "triangle": 1.1, "star": 1.15, "ring": 1.0, "cross": 1.06}
-REACH["crescent"] = 0.95
+REACH["crescent"] = 1.1
 BOOST = {"star": 1.1}  # a small star needs more pixels to be one
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 RELATIONS = {

@@ -31,7 +31,7 @@ def _star(u, v):
 
 def _crescent(u, v):
     """A disc without another one that lies over its right side."""
-    return np.maximum(np.hypot(u, v) - 0.95, 0.78 - np.hypot(u - 0.5, v))
+    return np.maximum(np.hypot(u, v) - 1.1, 0.75 - np.hypot(u - 0.8, v))
 
 
 # Each is given u, v: to the right and upwards from its centre, in units of its size.

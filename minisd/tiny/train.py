@@ -59,9 +59,9 @@ SETTINGS = {
     "eye": Settings(steps=1200, batch=16, rate=1e-2, warmup=50, decay=0.5, ema=0.99),
     "blur": Settings(steps=3000, batch=16, rate=3e-3, warmup=50, decay=0.5, ema=0.99, clip=1e9),
     "sharp": Settings(steps=2000, batch=8, rate=6e-4, warmup=20, decay=0.5, ema=0.99, clip=1e9),
-    "lora": Settings(steps=250, batch=8, rate=1e-2, warmup=20, decay=0.5),
+    "lora": Settings(steps=800, batch=8, rate=4e-3, warmup=20, decay=0.5, ema=0.99),
     "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
-    "dreambooth": Settings(steps=150, batch=8, rate=4e-4, warmup=20, decay=0.5),
+    "dreambooth": Settings(steps=500, batch=8, rate=5e-4, warmup=20, decay=0.5, ema=0.99),
 }
 SCENES = 80_000
 

@@ -251,4 +251,5 @@ FRESH = {
         8 * _whole(g, 1, 99),
         _whole(g, 1, 9),
     ),
+    "control_scales": lambda g: (_number(g, 0.1, 2), bool(_whole(g, 0, 1))),
 }

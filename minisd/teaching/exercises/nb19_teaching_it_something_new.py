@@ -107,6 +107,34 @@ def _prior_cases(g):
         yield _normal(g, 2 * b) ** 2, weight
 
 
+# ---- ControlNet: zero convolutions --------------------------------------------------------
+
+
+def _zero_conv_gradients(weight, x, g):
+    """y = x Wᵀ + b: the gradients of W, b and x, one after the other."""
+    return g.T @ x, g.sum(0), g @ weight
+
+
+def _zero_conv_cases(g):
+    for pixels, channels, out, begun in ((1, 1, 1, False), (5, 3, 2, False), (4, 2, 3, True)):
+        x, dy = _normal(g, pixels, channels), _normal(g, pixels, out)
+        yield begun * _normal(g, out, channels), x, dy
+
+
+# ---- ControlNet: how much of what it adds is taken ----------------------------------------
+
+
+def _control_scales(strength, guess, connections=13):
+    share = 0.825 if guess else 1.0
+    return [strength * share ** (connections - 1 - i) for i in range(connections)]
+
+
+def _scale_cases(g):
+    for strength in (1.0, 0.5, 1.7):
+        for guess in (False, True):
+            yield strength, guess
+
+
 EXERCISES = {
     "lora_change": Exercise(
         lora_delta,
@@ -267,5 +295,54 @@ EXERCISES = {
         },
         level="middle",
         goal="add DreamBooth's prior preservation loss",
+    ),
+    "zero_conv_gradients": Exercise(
+        _zero_conv_gradients,
+        _zero_conv_cases,
+        {
+            "A weight of 0 does not make its own gradient 0: it is the input times the gradient of "
+            "the output, summed over the pixels": lambda w, x, g: (0 * w, g.sum(0), g @ w),
+            "x is not scaled by g here: its gradient is g times the weight, which is 0 at first": (
+                lambda w, x, g: (g.T @ x, g.sum(0), g @ torch.ones_like(w))
+            ),
+            "Sum over the pixels; do not take the mean": lambda w, x, g: (
+                g.T @ x / len(x),
+                g.mean(0),
+                g @ w,
+            ),
+            "The bias is added at every pixel, so its gradient is the sum of g over the pixels": (
+                lambda w, x, g: (g.T @ x, torch.ones(g.shape[1], dtype=g.dtype), g @ w)
+            ),
+            "The weight's gradient has the weight's shape, (out, in): the transpose of this": (
+                lambda w, x, g: (x.T @ g, g.sum(0), g @ w)
+            ),
+        },
+        level="middle",
+        goal="see why a zero convolution learns although it gives 0",
+    ),
+    "control_scales": Exercise(
+        _control_scales,
+        _scale_cases,
+        {
+            "The last connection, the middle's, keeps all of it: the exponent is 12 - i": (
+                lambda strength, guess: _control_scales(strength, guess)[::-1]
+            ),
+            "The exponent of the last connection is 0, so it is 12 - i, not 13 - i": (
+                lambda strength, guess: [
+                    strength * (0.825 if guess else 1) ** (13 - i) for i in range(13)
+                ]
+            ),
+            "In guess mode, too, the strength multiplies every scale": lambda strength, guess: (
+                _control_scales(1.0 if guess else strength, guess)
+            ),
+            "Without guess mode all 13 scales are the strength": lambda strength, guess: (
+                _control_scales(strength, True)
+            ),
+            "There are 13 connections: twelve skips and the middle": lambda strength, guess: (
+                _control_scales(strength, guess, 12)
+            ),
+        },
+        level="easy",
+        goal="compute how much of each connection the official code takes, with guess mode",
     ),
 }
