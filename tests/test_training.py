@@ -28,7 +28,7 @@ class Toy:
     name, slow = "toy", {}
 
     def __init__(self, seed=0, wrong=None):
-        self.network = stages._seeded(Spotter, 6, seed)
+        self.network = stages.seeded(Spotter, 6, seed)
         self.about, self.seed, self.wrong = {"seed": seed}, seed, wrong or {}
 
     def loss(self, step, samples):

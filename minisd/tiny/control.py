@@ -25,7 +25,7 @@ from .fidelity import HELD_OUT
 from .judge import AWAY, judge
 from .scenes import PIXELS, Scene, caption, paint, random_scene
 from .shapes import cover
-from .stages import _fingerprint, tiny_schedule, tokenizer
+from .stages import fingerprint, tiny_schedule, tokenizer
 
 CONTROL = 5  # what a random number is for: the first part of its key
 WIDTHS = (16, 32, 64)  # of the hint's network: 64 x 64 pixels to 16 x 16 latents
@@ -50,7 +50,7 @@ class Sketched:
         self.network = begun_control(self.unet, widths, seed)
         self.ab, self.seed = tiny_schedule(), seed
         self.about = {"config": asdict(self.network.config), "seed": seed}
-        self.about |= {"begin": _fingerprint(self.unet)}
+        self.about |= {"begin": fingerprint(self.unet)}
 
     def loss(self, step: int, samples) -> Tensor:
         drawn = [self._sample(rng(CONTROL, self.seed, step, i)) for i in samples]

@@ -16,7 +16,7 @@ from ..equations import guided_eps, q_sample, turned, x0_from_v
 from ..models.lora import add_lora, takes_lora
 from ..schedules import at, trailing_times
 from ..training import Run, rng
-from .stages import Latents, _fingerprint, tiny_schedule, tokenizer
+from .stages import Latents, fingerprint, tiny_schedule, tokenizer
 
 
 class Distilled:
@@ -54,7 +54,7 @@ class Distilled:
         self.ab, self.times = tiny_schedule(), trailing_times(1000, levels * between)
         self.empty = self.text(tokenizer()("")).context
         self.about = {"rank": rank, "levels": levels, "between": between, "seed": seed}
-        self.about |= {"scale": scale, "latents": len(latents), "teacher": _fingerprint(self.unet)}
+        self.about |= {"scale": scale, "latents": len(latents), "teacher": fingerprint(self.unet)}
 
     def loss(self, step: int, samples) -> Tensor:
         drawn = [self._sample(rng(self.seed, step, i)) for i in samples]

@@ -36,7 +36,7 @@ from .scenes import (
     read,
     stands,
 )
-from .stages import Joint, Latents, _normal, tokenizer
+from .stages import Joint, Latents, normal_of, tokenizer
 
 NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
 
@@ -152,7 +152,7 @@ def _pictures(vae: nn.Module, scenes, captions, tokens: Tokenizer, *key: int) ->
     z = []
     for k, scene in enumerate(scenes):
         q = vae.encode(paint(scene)[None])
-        z.append(q.sample(_normal(q.mean.shape, *key, k)))
+        z.append(q.sample(normal_of(q.mean.shape, *key, k)))
     return Pictures(torch.cat(z), torch.stack([tokens(said) for said in captions]))
 
 

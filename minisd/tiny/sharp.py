@@ -31,7 +31,7 @@ from ..models.discriminator import NLayerDiscriminator
 from ..training import rng
 from .scenes import Scene, paint, random_scene
 from .shapes import BACKGROUNDS, COLORS, SHAPES
-from .stages import _fingerprint, _normal, _seeded
+from .stages import fingerprint, normal_of, seeded
 from .weights import TINY
 
 PIXELS = 32
@@ -127,7 +127,7 @@ class Looking:
     name, slow = "eye", {}
 
     def __init__(self, seed: int = 0):
-        self.network = _seeded(Eye, WIDTHS, seed)
+        self.network = seeded(Eye, WIDTHS, seed)
         self.seed, self.about = seed, {"seed": seed, "grain": GRAIN, "length": LENGTH}
 
     def loss(self, step: int, samples) -> Tensor:
@@ -164,9 +164,9 @@ class Sharp:
         begin: AutoencoderKL | None = None,
     ):
         self.name, self.eye, self.seed = name, eye and eye.eval().requires_grad_(False), seed
-        parts = {"vae": begin or _seeded(AutoencoderKL, config, seed)}
+        parts = {"vae": begin or seeded(AutoencoderKL, config, seed)}
         if disc_weight:
-            parts["discriminator"] = _seeded(lambda n: NLayerDiscriminator(n, 2), 16, seed)
+            parts["discriminator"] = seeded(lambda n: NLayerDiscriminator(n, 2), 16, seed)
         self.network = nn.ModuleDict(parts)
         self.weights = {
             "perceptual_weight": perceptual_weight,
@@ -175,12 +175,12 @@ class Sharp:
             "kl_weight": kl_weight,
         }
         self.about = {"config": asdict(config), "seed": seed, **self.weights}
-        self.about["begin"] = _fingerprint(self.network)
+        self.about["begin"] = fingerprint(self.network)
 
     def loss(self, step: int, samples) -> Tensor:
         x, vae, weights = batch(self.seed, step, samples)[0], self.network["vae"], self.weights
         q = vae.encode(x)
-        noise = [_normal(q.mean.shape[1:], self.seed, step, i) for i in samples]
+        noise = [normal_of(q.mean.shape[1:], self.seed, step, i) for i in samples]
         y = vae.decode(q.sample(torch.stack(noise)))
         share = weights["perceptual_weight"]
         nll = nll_loss(x, y, share * self.eye.distance(x, y) if share else 0.0)

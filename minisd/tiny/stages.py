@@ -51,14 +51,14 @@ class Autoencoder:
     name, slow = "kl", {}
 
     def __init__(self, config=configs.TINY_KL, kl_weight: float = 1e-5, seed: int = 0):
-        self.network = _seeded(AutoencoderKL, config, seed)
+        self.network = seeded(AutoencoderKL, config, seed)
         self.kl_weight, self.seed = kl_weight, seed
         self.about = {"config": asdict(config), "kl_weight": kl_weight, "seed": seed}
 
     def loss(self, step: int, samples) -> Tensor:
         x = pictures(step, samples)
         q = self.network.encode(x)
-        noise = [_normal(q.mean.shape[1:], self.seed, step, i) for i in samples]
+        noise = [normal_of(q.mean.shape[1:], self.seed, step, i) for i in samples]
         y = self.network.decode(q.sample(torch.stack(noise)))
         return F.mse_loss(y, x) + self.kl_weight * q.kl().mean() / q.mean[0].numel()
 
@@ -75,13 +75,13 @@ class VectorQuantised:
     def __init__(self, config=configs.TINY_VQ, seed: int = 0, begin: AutoencoderKL | None = None):
         self.about = {"config": asdict(config), "seed": seed}
         if begin is None:
-            self.network = _seeded(VQModel, config, seed)
+            self.network = seeded(VQModel, config, seed)
             return
         x = torch.cat([pictures(CODES, range(i, i + 40)) for i in range(0, 160, 40)])
         self.network = quantised(begin, config, x, seed)
         self.network.encoder.requires_grad_(False)
         self.network.quant_conv.requires_grad_(False)
-        self.about["begin"] = _fingerprint(begin)
+        self.about["begin"] = fingerprint(begin)
 
     def loss(self, step: int, samples) -> Tensor:
         x, network = pictures(step, samples), self.network
@@ -141,9 +141,9 @@ class TextWarmUp:
     name, slow = "text", {}
 
     def __init__(self, config=configs.TINY_TEXT, captions: int = 20_000, seed: int = 0):
-        text = _seeded(BERTText, config, seed)
+        text = seeded(BERTText, config, seed)
         text.transformer.to_logits.requires_grad_(False)  # LDM's has it and does not use it
-        reader = _seeded(Reader, config.width, seed + 1)
+        reader = seeded(Reader, config.width, seed + 1)
         self.network, self.seed = nn.ModuleDict({"text": text, "reader": reader}), seed
         self.about = {"config": asdict(config), "captions": captions, "seed": seed}
         texts = [_text(rng(TEXTS, i)) for i in range(captions)]
@@ -190,7 +190,7 @@ class Latents:
         chunk = min(chunk, n)
         if n < 1 or n % chunk:
             raise ValueError(f"{n} scenes cannot be kept in parts of {chunk}")
-        about = {"vae": _fingerprint(vae), "scenes": str(chunk)}
+        about = {"vae": fingerprint(vae), "scenes": str(chunk)}
         paths = [folder / f"latents-{i:03}.safetensors" for i in range(n // chunk)]
         world, rank = group()
         for i in range(rank, len(paths), world):  # each process makes its share
@@ -211,7 +211,7 @@ class Latents:
             keys = [(part, i) for i in range(start, min(start + self.BATCH, chunk))]
             scenes = [random_scene(rng(JOINT, *key)) for key in keys]
             q = vae.encode(torch.stack([paint(scene) for scene in scenes]))
-            noise = [_normal(q.mean.shape[1:], JOINT, *key) for key in keys]
+            noise = [normal_of(q.mean.shape[1:], JOINT, *key) for key in keys]
             z.append(q.sample(torch.stack(noise)).half())
             for scene, key in zip(scenes, keys, strict=True):
                 random = rng(CAPTIONS, *key)
@@ -220,7 +220,7 @@ class Latents:
         return {"z": torch.cat(z), "tokens": torch.stack(tokens)}
 
 
-def _fingerprint(network: nn.Module) -> str:
+def fingerprint(network: nn.Module) -> str:
     """A few letters that change with any weight."""
     digest = hashlib.sha256()
     for weight in network.state_dict().values():
@@ -259,7 +259,7 @@ class Joint:
     ):
         self.latents, self.scale, self.seed = latents, scale, seed
         text.transformer.to_logits.requires_grad_(False)
-        unet = unet or _seeded(UNet, config, seed)
+        unet = unet or seeded(UNet, config, seed)
         self.network = nn.ModuleDict({"unet": unet, "text": text})
         self.ab = tiny_schedule()
         half = (4 * self.ab * (1 - self.ab) + 0.08).sqrt()
@@ -269,7 +269,7 @@ class Joint:
         self.until[-1] = 1
         self.empty = tokenizer()("")[0]
         self.about = {"config": asdict(config), "scale": scale, "latents": len(latents)}
-        self.about |= {"seed": seed, "begin": _fingerprint(self.network)}
+        self.about |= {"seed": seed, "begin": fingerprint(self.network)}
 
     def loss(self, step: int, samples) -> Tensor:
         drawn = [self._sample(rng(self.seed, step, i)) for i in samples]
@@ -308,12 +308,12 @@ class Joint:
         return torch.cat([torch.stack([start, word, end]), self.empty[3:]])
 
 
-def _normal(shape, *key: int) -> Tensor:
+def normal_of(shape, *key: int) -> Tensor:
     """Normal noise that depends on the key alone."""
     return torch.randn(shape, generator=torch_rng(*key))
 
 
-def _seeded(module, config, seed: int) -> nn.Module:
+def seeded(module, config, seed: int) -> nn.Module:
     """The module with weights drawn from a seed, and the global generator left as it was."""
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)

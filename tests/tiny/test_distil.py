@@ -24,7 +24,7 @@ SETTINGS = Settings(steps=10, batch=2, rate=1e-2, warmup=2, decay=0.5, ema=0.5)
 
 def random_unet(config):
     """With random numbers in the weights that begin as 0, too."""
-    unet, generator = stages._seeded(UNet, config, 0), torch.Generator().manual_seed(0)
+    unet, generator = stages.seeded(UNet, config, 0), torch.Generator().manual_seed(0)
     for weight in unet.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
     return unet
@@ -34,8 +34,8 @@ def random_unet(config):
 def stage(tmp_path_factory):
     """A function that makes the stage anew, of a small teacher with random weights."""
     folder = tmp_path_factory.mktemp("latents")
-    vae = stages._seeded(AutoencoderKL, configs.TINY_KL, 0)
-    text = stages._seeded(BERTText, configs.TINY_TEXT, 0)
+    vae = stages.seeded(AutoencoderKL, configs.TINY_KL, 0)
+    text = stages.seeded(BERTText, configs.TINY_TEXT, 0)
     latents = stages.Latents(folder, vae, 6)
 
     def made(**options):
@@ -147,8 +147,8 @@ def test_a_distillation_without_a_teacher_says_what_to_do(tmp_path):
 
 def test_the_command_leaves_a_lora_that_fits(tmp_path):
     """From a checkpoint on disk, as `minisd train distil --begin` has it."""
-    vae = stages._seeded(AutoencoderKL, configs.TINY_KL, 0)
-    text = stages._seeded(BERTText, configs.TINY_TEXT, 0)
+    vae = stages.seeded(AutoencoderKL, configs.TINY_KL, 0)
+    text = stages.seeded(BERTText, configs.TINY_TEXT, 0)
     begin = tmp_path / "model.safetensors"
     unet = random_unet(configs.TINY)
     checkpoint.save(begin, Checkpoint("tiny", unet, vae, text))

@@ -95,7 +95,7 @@ def small_model():
     )
     text = replace(configs.TINY_TEXT, width=32, layers=1)
     vae = SimpleNamespace(config=configs.TINY_KL)
-    parts = (stages._seeded(UNet, unet, 0), vae, stages._seeded(BERTText, text, 1))
+    parts = (stages.seeded(UNet, unet, 0), vae, stages.seeded(BERTText, text, 1))
     return Checkpoint("tiny", *parts)
 
 

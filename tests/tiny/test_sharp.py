@@ -27,7 +27,7 @@ def few():
 
 
 def stage(**change):
-    eye = stages._seeded(sharp.Eye, (4, 4), 1)
+    eye = stages.seeded(sharp.Eye, (4, 4), 1)
     return sharp.Sharp("sharp", eye, config=LEAST, **{"disc_start": 1, **change})
 
 
@@ -44,7 +44,7 @@ def test_both_gradients_are_those_of_the_two_official_passes():
     vae, critic = theirs.network["vae"], theirs.network["discriminator"]
     x = sharp.batch(0, 3, range(4))[0]
     mean, logvar = vae.quant_conv(vae.encoder(x)).chunk(2, 1)
-    noise = torch.stack([stages._normal(mean.shape[1:], 0, 3, i) for i in range(4)])
+    noise = torch.stack([stages.normal_of(mean.shape[1:], 0, 3, i) for i in range(4)])
     y = vae.decode(mean + torch.exp(0.5 * logvar) * noise)
     rec = torch.abs(x - y) + theirs.eye.distance(x, y)[:, None, None, None]
     nll = torch.sum(rec) / rec.shape[0]
@@ -119,7 +119,7 @@ def test_the_grain_runs_as_it_is_told(few):
 
 def test_k_means_finds_heaps():
     """Three heaps far apart: their means, whatever the first centre is."""
-    heaps = [stages._normal((n, 2), n) * 0.1 + torch.tensor(at) for n, at in
+    heaps = [stages.normal_of((n, 2), n) * 0.1 + torch.tensor(at) for n, at in
              ((30, [0.0, 0.0]), (20, [5.0, 0.0]), (10, [0.0, 5.0]))]  # fmt: skip
     for seed in range(3):
         centres = codebook.k_means(torch.cat(heaps), 3, seed)
@@ -133,7 +133,7 @@ def test_the_latents_stay_those_of_the_autoencoder():
     from minisd.models.autoencoder import AutoencoderKL
 
     config = configs.replace(LEAST, z_channels=3, embed_dim=3)
-    vae = stages._seeded(AutoencoderKL, config, 0).eval()
+    vae = stages.seeded(AutoencoderKL, config, 0).eval()
     x = sharp.seen()[0]
     network = codebook.quantised(vae, configs.replace(config, codes=5), x)
     with torch.no_grad():

@@ -174,7 +174,7 @@ def test_a_finished_model_is_trained_on(folder, tmp_path, capsys):
 
 
 def latents(folder, n=6, chunk=3, seed=0):
-    vae = stages._seeded(AutoencoderKL, configs.TINY_KL, seed)
+    vae = stages.seeded(AutoencoderKL, configs.TINY_KL, seed)
     return stages.Latents(folder, vae, n, chunk)
 
 
