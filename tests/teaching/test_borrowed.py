@@ -27,14 +27,18 @@ FILES = ("checkpoints", "command", "teaching", "tiny", "training", "__main__")
 
 
 def functions() -> list[Callable]:
-    """Every public function and class of minisd, but networks, and what reads files or trains."""
+    """Every public function and class of minisd, but for what is or makes a network, reads files or
+    trains."""
     found = {}
     for module in pkgutil.walk_packages(minisd.__path__, "minisd."):
         if module.name.split(".")[1] in FILES and module.name != "minisd.tiny.shapes":
             continue
         for name, value in vars(pkgutil.resolve_name(module.name)).items():
             if getattr(value, "__module__", "") == module.name and callable(value):
-                network = inspect.isclass(value) and issubclass(value, torch.nn.Module)
+                made = (
+                    value if inspect.isclass(value) else inspect.signature(value).return_annotation
+                )
+                network = inspect.isclass(made) and issubclass(made, torch.nn.Module)
                 if not name.startswith("_") and not network:
                     found[f"{module.name}.{name}"] = value
     return list(found.values())
