@@ -104,7 +104,7 @@ def train(options: argparse.Namespace) -> int:
     names = ("steps", "scenes", "begin", "seed", "prior")
     settings = {name: getattr(options, name) for name in names}
     stages = options.stages or STAGES
-    files = [result(name, options.folder) for name in stages if name in LESSONS]
+    files = [path for name in stages if (path := result(name, options.folder))]
     before = [path for path in files if path.exists()]
     train_stages(stages, options.folder, options.out, save_every=options.save_every, **settings)
     for path in files:

@@ -188,9 +188,8 @@ class Sharp:
         if not adopt_weight(weights["disc_weight"], step, weights["disc_start"]):
             return loss
         discriminator = self.network["discriminator"]
-        discriminator.requires_grad_(
-            False
-        )  # only as this graph is built: y gets a gradient, it none
+        # While this graph is built, so that y gets a gradient by it, and the discriminator none.
+        discriminator.requires_grad_(False)
         g_loss = generator_loss(discriminator(y))
         discriminator.requires_grad_(True)
         share = weights["disc_weight"] * adaptive_weight(nll, g_loss, vae.decoder.conv_out.weight)

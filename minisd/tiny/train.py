@@ -199,9 +199,23 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
 
-def result(name: str, folder: Path) -> Path:
-    """The file that a training of `lessons` leaves: it is called as the new thing is."""
-    return folder / f"{lessons.LESSONS[name].word.replace(' ', '-')}.safetensors"
+def result(name: str, folder: Path) -> Path | None:
+    """The file with what a finished model learned by that training; None for the model's stages."""
+    words = {lesson: one.word.replace(" ", "-") for lesson, one in lessons.LESSONS.items()}
+    found = ({"control": "control-net", "distil": "fast"} | words).get(name)
+    return folder / f"{found}.safetensors" if found else None
+
+
+def write_result(current: Run, path: Path) -> None:
+    """Write the averaged weights of such a training as a file of its kind."""
+    name = current.stage.name
+    if name == "control":
+        config = current.stage.network.config
+        save_control(path, trained(path.parent, name, ControlNet, config).half())
+    elif name == "distil":
+        distil.save_student(current, path)
+    else:
+        lessons.write(current, path)
 
 
 def exported(name: str, folder: Path, out: Path, scenes: int, begin: Path | None) -> None:
@@ -247,8 +261,9 @@ def train_stages(
 ) -> None:
     """Train the stages of these names, in their order.
 
-    "export" writes the checkpoint `out`, from which "distil" learns, or else from `begin`; each of
-    `lessons` writes its `result`. prior: the weight of what keeps the rest, in those.
+    "export" writes the checkpoint `out`, from which "distil" learns, or else from `begin`; a
+    training of a finished model writes its `result`. prior: the weight of what keeps the rest, in
+    `lessons`.
 
     Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
     torchrun the processes share each batch. Raises ValueError for what cannot be used.
@@ -274,14 +289,10 @@ def train_stages(
                 part = stage(name, folder, scenes, teacher if name == "distil" else begin, seed)
             current = Run(part, settings, folder / f"{name}.safetensors")
             run(current, save_every)
-            if name in lessons.LESSONS and group()[1] == 0:
-                lessons.write(current, result(name, folder))
-            if name == "distil" and group()[1] == 0:
-                distil.save_student(current, folder / "fast.safetensors")
+            path = result(name, folder)
+            if path and group()[1] == 0:
+                write_result(current, path)
             wait()
-            if name == "control" and group()[1] == 0:
-                learned = trained(folder, name, ControlNet, part.network.config)
-                save_control(folder / "control-net.safetensors", learned.half())
     except OSError as error:
         what = f"{error.filename or folder}: {error.strerror or error}"
         raise ValueError(f"cannot use {what}") from error
