@@ -54,7 +54,8 @@ def check(options: argparse.Namespace) -> None:
 def check_control(options: argparse.Namespace) -> None:
     """ValueError unless a sketch and a ControlNet are both there, or neither is."""
     sketch, net = (getattr(options, name, None) for name in ("control", "control_net"))
-    how = getattr(options, "guess", False) or getattr(options, "control_scale", None) is not None
+    told = [getattr(options, f"control_{name}", None) for name in ("scale", "from", "until")]
+    how = getattr(options, "guess", False) or told != [None] * 3
     if (sketch is None) != (net is None) or how and net is None:
         raise ValueError(
             "a sketch leads by a ControlNet: tell both, --control SKETCH.png --control-net FILE"

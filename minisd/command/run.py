@@ -125,6 +125,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
     """What the user should know of these options with this model, in sentences."""
     from ..pipeline.settings import official_times, times
+    from ..tiny.scenes import misplaced
 
     prompted, scale = pipe.config.context_dim is not None, settings.scale
     grid = (pipe.config, settings.steps, pipe.family, settings.grid)
@@ -138,6 +139,8 @@ def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
         yield "this model has no prompt, and yours is not read"
     if prompted:
         yield from pipe.warnings(options.prompt)
+        if pipe.family == "tiny" and (odd := misplaced(options.prompt)):
+            yield odd
         yield from pipe.warnings(options.negative)
     if options.negative and scale == 1:
         yield "at scale 1 there is no guidance, and the negative prompt is not read"

@@ -148,7 +148,7 @@ def judge(options: argparse.Namespace) -> int:
     check_fast(options)
     loras = [*([(FAST, 1.0)] if options.fast else []), *(options.lora or ())]
     pipe, fields = Pipeline.load(options.checkpoint, loras=loras), vars(options)
-    settings = FAST_SETTINGS if options.fast else {"steps": 20}
+    settings = FAST_SETTINGS if options.fast else {}
     told = {name: fields[name] for name in ("scale", "steps", "sampler")}
     settings = settings | {name: value for name, value in told.items() if value is not None}
     columns = ("right", *Verdict._fields)

@@ -14,7 +14,7 @@ from ..models.bert import BERTText
 from ..models.blocks import timestep_embedding
 from ..models.clip import TextState
 from ..models.configs import TextConfig
-from ..text.tokenizer import Rows, Tokenizer, clean, split
+from ..text.tokenizer import PUNCTUATION, Rows, Tokenizer, clean, split
 from ..text.wordpiece import WordPiece
 
 METADATA = "minisd.tokenizer"
@@ -59,7 +59,10 @@ def tokenizer_for(text: nn.Module) -> Rows | None:
 
 
 def tokenizer_metadata(tokenizer: Tokenizer, words: Sequence[str] = ()) -> dict[str, str]:
-    """A tokenizer as metadata for checkpoint.save, with the words that its captions held."""
+    """A tokenizer as metadata for checkpoint.save, with the words that its captions held.
+
+    Read again with words, it does not read the punctuation that is in none of them.
+    """
     merges = [list(pair) for pair in tokenizer.ranks]
     said = {"merges": merges, "length": tokenizer.length, "pad": tokenizer.pad}
     return {METADATA: json.dumps(said | {"words": sorted(words)})}
@@ -78,13 +81,15 @@ def read_tokenizer(
         for name in ("length", "pad"):
             if type(said[name]) is not int:
                 raise ValueError(f"{name} must be a whole number, got {said[name]!r:.80}")
-        found = Tokenizer(merges, said["length"], said["pad"])
+        words = frozenset(said["words"])
+        ignored = "".join(sorted({*PUNCTUATION}.difference(*words))) if words else ""
+        found = Tokenizer(merges, said["length"], said["pad"], ignored)
         if text and (len(found.vocabulary), found.length) != (text.vocabulary, text.length):
             raise ValueError(
                 f"it has {len(found.vocabulary)} tokens and rows of {found.length}, and the text "
                 f"encoder {text.vocabulary} and {text.length}"
             )
-        return found, frozenset(said["words"])
+        return found, words
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the metadata's tokenizer cannot be read: {error!r}") from None
 
@@ -109,7 +114,9 @@ def prompt_warnings(prompt: str, tokenizers: Sequence, words: frozenset[str] = f
     lost = {t.truncated(prompt) for t in tokenizers if isinstance(t, Rows)} - {""}
     if lost:
         said.append(f"the prompt is too long, and this is not read: {max(lost, key=len)!r}")
-    unknown = [w for w in dict.fromkeys(split(clean(prompt))) if words and w not in words]
+    signs = {sign for t in tokenizers for sign in getattr(t, "ignored", "")}
+    told = [w for w in dict.fromkeys(split(clean(prompt))) if not signs.issuperset(w)]
+    unknown = [w for w in told if words and w not in words]
     if unknown:
         said.append(f"the model was never told these words: {', '.join(unknown)}")
     if found := list(dict.fromkeys(SYNTAX.findall(prompt))):

@@ -138,6 +138,7 @@ class Pipeline(Networks):
         self._check_refiner(refiner)
         same = {"sampler": told.settings.sampler, "grid": told.settings.grid}
         same |= {"hint": None, "guess": False, "control_scale": 1.0}  # the base's alone
+        same |= {"control_from": T, "control_until": 0}
         rest = refiner._told(prompt, self.size(size), settings | same)._replace(noise=told.noise)
         refiner._check_channels("refine", rest)
 
@@ -271,7 +272,8 @@ class Pipeline(Networks):
         s, scale = told.settings, told.scale
         if told.hint is not None:
             with self.part("control") as control:
-                unet = led(unet, control, there(told.hint), s.control_scale, s.guess)
+                times = (s.control_from, s.control_until)
+                unet = led(unet, control, there(told.hint), s.control_scale, s.guess, times)
 
         @torch.no_grad()
         def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
@@ -300,14 +302,15 @@ class Pipeline(Networks):
         return Run(steps(), grid, self.decode)
 
     def settled(self, settings: Settings) -> Settings:
-        """The settings, with what they leave to the model: scale, sampler and grid."""
+        """The settings, with what they leave to the model: scale, steps, sampler and grid."""
         s, prompted = settings, self.config.context_dim is not None
         scale = s.scale if s.scale is not None else self.usual.scale if prompted else 1.0
         if scale != 1 and not prompted:
             raise ValueError(f"{self.family} has no prompt to be guided by: scale must be 1")
         sampler = s.sampler or usual_sampler(self.config, self.family)
         grid = s.grid or usual_grid(self.config, self.family)
-        return replace(s, scale=scale, sampler=sampler, grid=grid)
+        steps = self.usual.steps if s.steps is None else s.steps
+        return replace(s, scale=scale, steps=steps, sampler=sampler, grid=grid)
 
     def _times(self, told: Told) -> list[int] | list[float]:
         return times(self.config, told.settings.steps, self.family, told.settings.grid)

@@ -37,6 +37,7 @@ class Usual(NamedTuple):
     betas: tuple[float, float] = (0.00085, 0.012)
     sampler: str = "ddim"
     grid: str = "ldm"
+    steps: int = 50
 
 
 BETAS = {
@@ -46,7 +47,7 @@ BETAS = {
 }
 VQ_BETAS = (0.0015, 0.0195)
 USUAL = {
-    "tiny": Usual(64, 2.0, sampler="euler_a", grid="trailing"),  # as measured: its card
+    "tiny": Usual(64, 2.0, sampler="euler_a", grid="trailing", steps=20),  # as measured: its card
     "sd1": Usual(sampler="plms"),  # as the README calls its script, which has DDIM without --plms
     "sd2": Usual(scale=9.0),  # its 768-v: 768 pixels
     "sd2-inpaint": Usual(scale=9.0),
@@ -182,7 +183,7 @@ class Settings:
     guide_from: float = float(T)  # guidance acts at times from this one ...
     guide_until: float = 0.0  # ... down to this one
     rescale: float = 0.0  # Zero-SNR §3.4's φ
-    steps: int = 50
+    steps: int | None = None  # None: the family's usual, 50 or 20
     sampler: str | None = None  # of SAMPLERS, by any name; None: usual_sampler's
     grid: str | None = None  # of GRIDS, by any name; None: the sampler's name's, or usual_grid's
     eta: float | None = None  # this and the following are the sampler's own; None: as it has it
@@ -198,23 +199,32 @@ class Settings:
     frame: Frame = Frame()  # SDXL's
     hint: Any = field(default=None, compare=False)  # a ControlNet's picture, as as_picture takes it
     control_scale: float = 1.0  # how much of what the ControlNet adds is taken
+    control_from: float = float(T)  # the ControlNet leads at times from this one ...
+    control_until: float = 0.0  # ... down to this one
     guess: bool = False  # lead the prompted prediction alone, by deep layers the most
 
     def __post_init__(self):
         for name in ("steps", "seed", "n"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
+            if (told := getattr(self, name)) is not None or name != "steps":
+                object.__setattr__(self, name, whole(name, told))
         self._find()
         if self.scale is not None and not 0 <= self.scale < math.inf:
             raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
-        if not 0 <= self.guide_until < self.guide_from:
-            raise ValueError(
-                "guidance goes from a time down to a time of at least 0, got "
-                f"guide_from={self.guide_from}, guide_until={self.guide_until}"
-            )
+        for name, what in (("guide", "guidance"), ("control", "a ControlNet")):
+            first, last = (getattr(self, f"{name}_{end}") for end in ("from", "until"))
+            if not 0 <= last < first:
+                raise ValueError(
+                    f"{what} goes from a time down to a time of at least 0, got "
+                    f"{name}_from={first}, {name}_until={last}"
+                )
         if not 0 <= self.control_scale < math.inf:
             raise ValueError(f"control_scale must be at least 0, got {self.control_scale}")
-        if self.hint is None and (self.guess or self.control_scale != 1):
-            raise ValueError("guess and control_scale need a hint, the picture that leads")
+        how = (self.guess, self.control_scale, self.control_from, self.control_until)
+        if self.hint is None and how != (False, 1, T, 0):
+            raise ValueError(
+                "guess, control_scale, control_from and control_until need a hint, the picture "
+                "that leads"
+            )
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be from 0 to 1, got {self.rescale}")
         if self.n < 1:
@@ -224,7 +234,8 @@ class Settings:
             raise ValueError(
                 f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}{last}"
             )
-        ldm_uniform_times(T, self.steps)  # says what is wrong with the steps
+        if self.steps is not None:
+            ldm_uniform_times(T, self.steps)  # says what is wrong with the steps
 
     def _find(self) -> None:
         """The sampler and the grid under their names here; ValueError for what is none."""

@@ -22,6 +22,7 @@ FIXED = re.compile(rf"{re.escape(START)}|{re.escape(END)}|'(?:s|t|re|ve|m|ll|d)"
 STRAIGHT = str.maketrans("\u02bc‘’‚‛“”„‟", "'" * 5 + '"' * 4)
 WIDE = re.compile("[\uff01-\uffefﬀ-ﬆĲĳŉǄ-ǌǱ-ǳ]")  # full- and half-width forms, ligatures
 CONTROL = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
+PUNCTUATION = ',.;:!?"()'
 Merge = tuple[str, str]
 
 
@@ -241,10 +242,12 @@ class Tokenizer(Rows):
 
     The vocabulary is 256 bytes, the same 256 closing a word, one token per merge, start and end:
     CLIP's 49,408. pad: the end token by default (SD 1; SDXL's first encoder), 0 for SD 2 and SDXL's
-    second.
+    second. ignored: punctuation that is not read, as if a space stood there.
     """
 
-    def __init__(self, merges: Sequence[Merge], length: int = 77, pad: int | None = None):
+    def __init__(
+        self, merges: Sequence[Merge], length: int = 77, pad: int | None = None, ignored: str = ""
+    ):
         self.symbols = byte_symbols()
         pieces = [s + close for close in ("", "</w>") for s in self.symbols.values()]
         pieces += ["".join(pair) for pair in merges]
@@ -252,6 +255,7 @@ class Tokenizer(Rows):
         super().__init__(
             vocabulary, START, END, len(vocabulary) - 1 if pad is None else pad, length
         )
+        self.ignored = ignored
         self.ranks = {tuple(pair): i for i, pair in enumerate(merges)}
         self._bytes = {symbol: byte for byte, symbol in self.symbols.items()}
         self._known: dict[str, list[str]] = {}
@@ -265,7 +269,8 @@ class Tokenizer(Rows):
         return cls([tuple(line.split(" ")) for line in table.decode().splitlines()], pad=pad)
 
     def _words(self, text: str) -> list[str]:
-        return split(clean(text))
+        text = clean(text)
+        return split(text.translate(str.maketrans(dict.fromkeys(self.ignored, " "))))
 
     def _merging(self, word: str) -> Iterator[list[str]]:
         pieces = [word] if word in (START, END) else spell(word, self.symbols)

@@ -6,12 +6,14 @@ A Scene says what stands where; `paint` draws it, `caption` says it in one of se
 
 import re
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..text.tokenizer import PUNCTUATION
 from .shapes import BACKGROUNDS, COLORS, SHAPES, cover, known
 
 PIXELS = 64
@@ -202,6 +204,39 @@ def unknown_words(text: str) -> list[str]:
     return [word for word in _words(text) if word not in WORDS]
 
 
+def misplaced(text: str) -> str:
+    """What a model of this world will not make of a prompt whose words it knows, in a sentence.
+
+    "" where there is nothing to say: for a caption, a word alone, and where words are unknown.
+    """
+    words = _words(text)
+    if len(words) < 2 or unknown_words(text):
+        return ""
+    for before, word in pairwise(words):
+        if before in BACKGROUNDS and word in (*COLORS, *SIZES, *SHAPES):
+            return (
+                f"{before!r} is a color of backgrounds alone, and the model never saw a {before} "
+                f"thing: things are {', '.join(COLORS)}"
+            )
+    if words[-1] == "background":
+        words = words[:-1]
+    if words[-1] in COLORS and words[-2] in ("on", "a", "an"):
+        return (
+            f"{words[-1]!r} is a color of things alone, and the model never saw a {words[-1]} "
+            f"background: backgrounds are {', '.join(BACKGROUNDS)}"
+        )
+    if sum(word in SHAPES for word in words) > 2:
+        return "the model never saw more than two things, and will leave some out or mix them"
+    try:
+        read(text)
+    except ValueError:
+        return (
+            "the model knows these words, and no caption that it learned puts them so: one is like "
+            "'a large red ring left of a small star on white'"
+        )
+    return ""
+
+
 def read(text: str, shapes: tuple[str, ...] = WORLD) -> Request:
     """What a caption of this world, or of one with other shapes, asks for.
 
@@ -224,4 +259,4 @@ def read(text: str, shapes: tuple[str, ...] = WORLD) -> Request:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\s,.;:!?\"()]+", text.lower())
+    return text.lower().translate(str.maketrans(dict.fromkeys(PUNCTUATION, " "))).split()

@@ -22,7 +22,7 @@ from ..models.bert import BERTText
 from ..models.unet import UNet
 from ..models.vq import VQModel
 from ..schedules import alpha_bar, at, scaled_linear_betas, zero_terminal_snr
-from ..text.tokenizer import Tokenizer, train_merges
+from ..text.tokenizer import PUNCTUATION, Tokenizer, train_merges
 from ..training import group, rng, torch_rng, wait
 from .codebook import quantised
 from .scenes import OPPOSITE, RELATIONS, SIZES, caption, paint, random_scene, read
@@ -168,10 +168,10 @@ def merges(captions: int = 5000) -> list[tuple[str, str]]:
 
 @cache
 def tokenizer() -> Tokenizer:
-    """The tiny model's: rows of 24 tokens, padded with zeros."""
+    """The tiny model's: rows of 24 tokens, padded with zeros; commas and such are not read."""
     lines = (files("minisd.text") / "merges" / "tiny.txt").read_text().splitlines()
     pairs = [tuple(line.split(" ")) for line in lines]
-    return Tokenizer(pairs, length=configs.TINY_TEXT.length, pad=configs.TINY_TEXT.pad)
+    return Tokenizer(pairs, configs.TINY_TEXT.length, configs.TINY_TEXT.pad, PUNCTUATION)
 
 
 # ---- the U-Net ----------------------------------------------------------------------------

@@ -297,6 +297,11 @@ def test_the_syntax_of_other_programs_is_told(prompt, found):
     assert said == [] if found is None else len(said) == 1 and found in said[0]
 
 
+def test_a_word_in_another_role_is_told(capsys, quick):
+    assert run("a white star", *ONE) == 0 and "'white' is a color of backgrounds" in told(capsys)
+    assert run("a red star on white", *ONE) == 0 and "color" not in told(capsys)
+
+
 def test_syntax_is_looked_for_in_no_time():
     for part in ("(", "[|", "<a:", "--a ", "(a:1.", "[" * 3):
         assert isinstance(prompt_warnings(part * 50_000, []), list)

@@ -42,6 +42,7 @@ from minisd.pipeline.conditioning import (
 from minisd.pipeline.settings import Settings, last_times, own_noise, schedule, times
 from minisd.prediction import Prediction
 from minisd.text.tokenizer import Tokenizer
+from minisd.tiny.weights import TINY as SHIPPED
 
 PROMPT, NEGATIVE = "a red circle above a blue star", "blurred"
 FAMILIES_COMPARED = [("sd1", None), ("sd2", "eps"), ("sd2", "v"), ("sdxl", None)]
@@ -313,6 +314,7 @@ def test_from_a_file(tmp_path):
     save(path, TINY.checkpoint, tokenizer_metadata(TINY.tokenizers[0], TINY.words))
     loaded = Pipeline.load(path)
     assert loaded.words == TINY.words and loaded.texts == ["text"]
+    assert (loaded.tokenizers[0].ignored, TINY.tokenizers[0].ignored) == ('!"(),.:;?', "")
     for how in ({"steps": 4}, {"steps": 4, "negative": "a ring"}):
         mine = TINY.txt2img(PROMPT, **how).pictures()
         assert difference(loaded.txt2img(PROMPT, **how).pictures(), mine) < 1e-4
@@ -481,6 +483,14 @@ def test_warnings():
     assert ours("sd1").warnings("anything goes") == []
 
 
+def test_signs_between_words_are_not_read():
+    pipe = Pipeline.load(SHIPPED)
+    (read,) = pipe.tokenizers
+    assert torch.equal(read(['A red circle, on (white)."!']), read(["a red circle on white"]))
+    assert pipe.warnings("A red circle, on white.") == []
+    assert pipe.warnings("a red; pale circle") == ["the model was never told these words: pale"]
+
+
 def test_masks_and_depths():
     mask = torch.rand(8, 8, generator=torch.Generator().manual_seed(1))
     hard = paint_mask(mask, (8, 8))
@@ -636,7 +646,7 @@ MISTAKES = [
     (lambda: TINY.denoise(torch.full((1, 4, 8, 8), torch.nan), PROMPT).latents(), "be finite"),
     (lambda: TINY.img2img(SMALL, PROMPT, 1.5), "strength must be from 0 to 1, got 1.5"),
     (lambda: TINY.img2img(SMALL, PROMPT, float("nan")), "strength must be from 0 to 1"),
-    (lambda: TINY.img2img(SMALL, PROMPT, 0.01), "strength=0.01 of 50 steps leaves none"),
+    (lambda: TINY.img2img(SMALL, PROMPT, 0.01), "strength=0.01 of 20 steps leaves none"),
     (lambda: TINY.img2img(SMALL[0], PROMPT), r"a picture must be \(b, 3, h, w\)"),
     (lambda: TINY.img2img(SMALL[..., :30], PROMPT), "multiples of 8, not 32 x 30"),
     (lambda: TINY.img2img(255 * SMALL, PROMPT), "from -1 to 1"),

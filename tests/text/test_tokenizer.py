@@ -173,6 +173,12 @@ def test_half_a_character_decodes_to_a_mark():
     assert CLIP.decode(CLIP.encode("🜁")[:1]) == "\ufffd"
 
 
+def test_ignored_signs_are_spaces():
+    plain, deaf = (Tokenizer([("a", "b</w>")], 9, ignored=signs) for signs in ("", ",-"))
+    assert deaf.encode("ab,-ab-a,") == plain.encode("ab ab a") != plain.encode("ab,-ab-a,")
+    assert deaf.words("ab, ab") == plain.words("ab ab")
+
+
 # ---- the trainer --------------------------------------------------------------------------
 
 

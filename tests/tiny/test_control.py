@@ -192,6 +192,21 @@ def test_a_picture_with_a_sketch_is_the_pipelines_and_is_made_again(folder, monk
     assert run(folder, "img2img", "a.png", PROMPT, *HOW, *words) == 0
 
 
+def test_it_leads_between_its_times_alone(folder):
+    """Half of the steps with it and the rest without, as one run and as two."""
+    pipe = Pipeline.load(TINY, control_net=folder / "control-net.safetensors")
+    how = {"steps": 4, "sampler": "ddim", "scale": 3.0}  # t = 1000, 750, 500, 250
+    lead = {"hint": open_picture(folder / "sketch.png", 64), "control_scale": 2.0}
+    begun = pipe.txt2img(PROMPT, share=0.5, **how, **lead).latents()
+    two = pipe.denoise(begun, PROMPT, 0.5, **how).latents()
+    one = pipe.txt2img(PROMPT, **how, **lead, control_until=501).latents()
+    assert difference(one, two) < 1e-5
+    begun = pipe.txt2img(PROMPT, share=0.5, **how).latents()
+    two = pipe.denoise(begun, PROMPT, 0.5, **how, **lead).latents()
+    late = pipe.txt2img(PROMPT, **how, **lead, control_from=500).latents()
+    assert difference(late, two) < 1e-5 and difference(late, one) > 0.01
+
+
 def test_what_goes_wrong_is_told_in_a_sentence(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     net, sketch = ("--control-net", "control-net.safetensors"), ("--control", "sketch.png")
@@ -200,6 +215,8 @@ def test_what_goes_wrong_is_told_in_a_sentence(folder, capsys, monkeypatch):
         (net, "tell both, --control SKETCH.png --control-net FILE"),
         (("--guess",), "tell both"),
         (("--control-scale", "2"), "tell both"),
+        (("--control-until", "200"), "tell both"),
+        ((*net, *sketch, "--control-from", "0"), "a ControlNet goes from a time down to a time"),
         ((*net, *sketch, "--control-scale", "-1"), "control_scale must be at least 0"),
         ((*sketch, "--control-net", "no.safetensors"), "there is no file no.safetensors"),
         ((*sketch, "--control-net", TINY), "holds no ControlNet, but a checkpoint"),

@@ -117,6 +117,31 @@ def test_unknown_words_are_told_in_their_order():
     assert scenes.unknown_words(text) == ["mauve", "some", "twice"]
 
 
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("a white star", "'white' is a color of backgrounds alone"),
+        ("small black circle, on grey", "'black' is a color of backgrounds alone"),
+        ("a grey large ring on grey", "'grey' is a color of backgrounds alone"),
+        ("a red circle on blue", "'blue' is a color of things alone"),
+        ("a red circle on a green background", "'green' is a color of things alone"),
+        ("a circle above a square above a ring", "never saw more than two things"),
+        ("a circle, red", "no caption that it learned puts them so"),
+        ("a red and blue circle", "no caption that it learned puts them so"),
+        ("a black background", "no caption that it learned puts them so"),
+    ],
+)
+def test_a_role_that_a_word_does_not_have_is_told(text, why):
+    assert scenes.unknown_words(text) == [] and why in scenes.misplaced(text)
+
+
+def test_of_captions_and_single_words_nothing_is_said():
+    random = np.random.default_rng(0)
+    texts = [scenes.caption(scenes.random_scene(random), random) for _ in range(500)]
+    for text in (*texts, *scenes.WORDS, "", "A red circle.", "red circle", "a mauve white star"):
+        assert scenes.misplaced(text) == ""
+
+
 # ---- what there is ------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from minisd.checkpoints import tensorfile
 from minisd.models import configs
+from minisd.models.autoencoder import AutoencoderKL
 from minisd.tiny import codebook, sharp, stages
 from minisd.tiny.weights import TINY
 from minisd.training import Run, Settings
@@ -74,6 +75,12 @@ def test_before_its_start_the_discriminator_has_no_say():
     assert gradients(late.network["discriminator"]).abs().max() > 0
 
 
+def behind_a_codebook():
+    """The VQ stage that begins with an autoencoder."""
+    vae = stages.seeded(AutoencoderKL, LEAST, 0).eval()
+    return stages.VectorQuantised(configs.replace(LEAST, codes=5), begin=vae)
+
+
 @pytest.fixture
 def one_thread():
     threads = torch.get_num_threads()
@@ -83,9 +90,9 @@ def one_thread():
 
 
 @pytest.mark.equal_bits("a training that goes on, on one machine, ends as in one piece")
-@pytest.mark.parametrize("name", ["eye", "sharp"])
+@pytest.mark.parametrize("name", ["eye", "sharp", "vq"])
 def test_stopped_after_each_of_ten_steps_it_ends_the_same(name, tmp_path, one_thread):
-    made = sharp.Looking if name == "eye" else stage
+    made = {"eye": sharp.Looking, "sharp": stage, "vq": behind_a_codebook}[name]
     settings = Settings(10, 2, 1e-3, warmup=2, ema=0.9, clip=1e9)
 
     def content(path):
@@ -130,8 +137,6 @@ def test_k_means_finds_heaps():
 
 
 def test_the_latents_stay_those_of_the_autoencoder():
-    from minisd.models.autoencoder import AutoencoderKL
-
     config = configs.replace(LEAST, z_channels=3, embed_dim=3)
     vae = stages.seeded(AutoencoderKL, config, 0).eval()
     x = sharp.seen()[0]
