@@ -454,6 +454,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch):
     "words, sentence",
     [
         (["clip"], "no stage 'clip'; there are kl, vq, text, unet, export, distil"),
+        (["--stepz", "3"], "there is no --stepz; --steps, perhaps?"),
         (["kl", "--steps", "0"], "--steps: must be a whole number from 1, got '0'"),
         (["unet", "--seed", "-1"], "--seed: must be a whole number from 0, got '-1'"),
         (["kl", "--steps", "9" * 5000], "--steps: must be a whole number from 1, got '999"),

@@ -6,7 +6,7 @@ stays as the family has it.
 
 A scheduler is a process and a solver. The process (betas, prediction, spacing of the times) belongs
 to the weights and is taken. The solver is taken by its name, as what the folder's pictures are
-usually made with; its order and other options stay as the solver here has them.
+usually made with, and by its order; its other options stay as the solver here has them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
-from ..models.configs import AutoencoderConfig, Betas, Grid, Solver, T, TextConfig, UNetConfig
+from ..models.configs import AutoencoderConfig, Betas, Grid, SolverName, T, TextConfig, UNetConfig
 from .families import Family, described, fits
 from .tensorfile import CheckpointError, read_json
 
@@ -24,12 +24,25 @@ LOW_RES = ("scaled_linear", 1e-4, 0.02)  # of the noise that Pipeline.upscale la
 SOLVERS = """DDIM DDIMInverse DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep
     DPMSolverSDE DPMSolverSinglestep EulerAncestralDiscrete EulerDiscrete HeunDiscrete
     KDPM2AncestralDiscrete KDPM2Discrete LMSDiscrete PNDM SASolver UniPCMultistep""".split()
-ALGORITHMS = {  # of DPMSolverMultistep, which has several solvers under one name
-    "dpmsolver++": "DPMSolverMultistep",
-    "dpmsolver": "dpm_2m",
-    "sde-dpmsolver++": "DPM++ 2M SDE",
-    "deis": "DEISMultistep",
+ALGORITHMS = {  # of the classes that have several solvers under one name: for orders 1, 2, 3
+    "DPMSolverMultistep": {
+        "dpmsolver++": ("DDIM", "DPMSolverMultistep", "dpmpp_3m"),
+        "dpmsolver": ("DDIM", "dpm_2m", "dpm_2m"),
+        "sde-dpmsolver++": ("EulerAncestralDiscrete", "DPM++ 2M SDE"),
+        "deis": ("DEISMultistep",) * 3,
+    },
+    "DPMSolverSinglestep": {
+        "dpmsolver++": ("DDIM", "DPMSolverSinglestep", "dpmpp_3s"),
+        "dpmsolver": ("DDIM", "dpm2", "dpm3"),
+        "sde-dpmsolver++": ("EulerAncestralDiscrete",),
+        "deis": ("DEISMultistep",) * 3,
+    },
 }
+ORDERED = {
+    "DEISMultistep": 3,
+    "UniPCMultistep": 2,
+    "dpm_2m": 2,
+}  # and the order that is theirs here
 
 
 class Table(NamedTuple):
@@ -110,7 +123,8 @@ TABLES = {
             "set_alpha_to_one": bool,
             "clip_sample": bool,
             "variance_type": Literal["fixed_small", "fixed_small_log", "fixed_large"],
-            "algorithm_type": Literal[tuple(ALGORITHMS)],
+            "algorithm_type": Literal[tuple(ALGORITHMS["DPMSolverMultistep"])],
+            "solver_order": Literal[1, 2, 3],
             "use_karras_sigmas": bool,
             "use_exponential_sigmas": bool,
             "use_beta_sigmas": bool,
@@ -120,7 +134,7 @@ TABLES = {
         """clip_sample_range corrector_order disable_corrector
         dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
         lambda_min_clipped lower_order_final predict_x0 predictor_order sample_max_value
-        skip_prk_steps solver_order solver_p solver_type time_shift_type use_lu_lambdas""",
+        skip_prk_steps solver_p solver_type time_shift_type use_lu_lambdas""",
     ),
 }
 
@@ -232,16 +246,23 @@ def process(path: Path, known: Family, folder: str = "scheduler") -> dict:
         changes["betas"] = (said.get("beta_schedule", "linear"), *ends)
     spacing = said.get("timestep_spacing", "leading")
     name = said.get("_class_name", "DDIMScheduler").removesuffix("Scheduler")
+    order = said.get("solver_order", 2)
     sigmas = name[:4] not in ("DDIM", "PNDM")  # which end where there is no noise
     end = int(spacing == "leading" and not sigmas)
     if not sigmas and "set_alpha_to_one" in said:
         end = int(not said["set_alpha_to_one"])
-    if name == "DPMSolverMultistep":
-        name = ALGORITHMS[said.get("algorithm_type", "dpmsolver++")]
+    if name in ALGORITHMS:
+        orders = ALGORITHMS[name][said.get("algorithm_type", "dpmsolver++")]
+        if order > len(orders):
+            said.refuse(
+                "solver_order", f"and minisd takes {len(orders)} at most with this algorithm"
+            )
+        name = orders[order - 1]
     name = "PLMS" if name == "PNDM" else name
-    if "_class_name" in said and name in get_args(get_args(Solver)[0]):
+    if "_class_name" in said and name in get_args(SolverName):
         spread = [key.split("_")[1] for key in said if key[:4] == "use_" and said[key] is True]
-        changes["solver"] = (name, spread[0] if spread else "")
+        other = () if ORDERED.get(name, order) == order else (order,)
+        changes["solver"] = (name, spread[0] if spread else "", *other)
     offset = said.get("steps_offset", 1) if xl else 1  # as diffusers has it
     grid = (spacing, offset if spacing == "leading" else 0, end)
     usual = ("trailing", 0, 0) if changes.get("zero_terminal_snr") else ("leading", 1, 1)

@@ -76,7 +76,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     later = ", ".join((*LESSONS, *LATER))
     some = f"some of {', '.join(STAGES)}, which are the default, and of {later}"
-    add("stages", nargs="*", type=stage, metavar="stage", help=some)
+    add("stages", nargs="*", metavar="stage", help=some)
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=count, help="another number of steps than each stage's own")
     add("--scenes", type=count, default=80_000, help="that text and unet learn from (%(default)s)")
@@ -89,16 +89,11 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
 
 
-def stage(text: str) -> str:
-    """The name of a stage."""
-    if text not in (*STAGES, *LESSONS, *LATER):
-        names = ", ".join((*STAGES, *LESSONS, *LATER))
-        raise argparse.ArgumentTypeError(f"there is no stage {text!r:.40}; there are {names}")
-    return text
-
-
 def train(options: argparse.Namespace) -> int:
-    """Train the stages that are named, or all of them."""
+    """Train the stages that are named, or all of them; ValueError for what is none."""
+    known = (*STAGES, *LESSONS, *LATER)
+    if odd := [name for name in options.stages if name not in known]:
+        raise ValueError(f"there is no stage {odd[0]!r:.40}; there are {', '.join(known)}")
     with uninterrupted():
         from ..tiny.train import result, train_stages
     names = ("steps", "scenes", "begin", "seed", "prior")

@@ -7,27 +7,30 @@ T = 1000  # times, of every published model
 Betas = tuple[Literal["linear", "scaled_linear", "squaredcos_cap_v2"], float, float]  # β_1, β_T
 Grid = tuple[Literal["leading", "trailing", "linspace"], int, int]  # leading's offset, the end
 
-Solver = tuple[  # by a name that pipeline.menu knows, and the grid that goes with it
-    Literal[
-        "DDIM",
-        "DDPM",
-        "DEISMultistep",
-        "DPMSolverMultistep",
-        "DPMSolverSDE",
-        "DPMSolverSinglestep",
-        "EulerAncestralDiscrete",
-        "EulerDiscrete",
-        "HeunDiscrete",
-        "KDPM2AncestralDiscrete",
-        "KDPM2Discrete",
-        "LMSDiscrete",
-        "PLMS",
-        "UniPCMultistep",
-        "DPM++ 2M SDE",
-        "dpm_2m",
-    ],
-    Literal["", "karras", "exponential", "beta"],
+SolverName = Literal[  # that pipeline.menu knows
+    "DDIM",
+    "DDPM",
+    "DEISMultistep",
+    "DPMSolverMultistep",
+    "DPMSolverSDE",
+    "DPMSolverSinglestep",
+    "EulerAncestralDiscrete",
+    "EulerDiscrete",
+    "HeunDiscrete",
+    "KDPM2AncestralDiscrete",
+    "KDPM2Discrete",
+    "LMSDiscrete",
+    "PLMS",
+    "UniPCMultistep",
+    "DPM++ 2M SDE",
+    "dpm_2m",
+    "dpm2",
+    "dpm3",
+    "dpmpp_3m",
+    "dpmpp_3s",
 ]
+SolverGrid = Literal["", "karras", "exponential", "beta"]
+Solver = tuple[SolverName, SolverGrid] | tuple[SolverName, SolverGrid, int]  # and an order
 
 
 @dataclass(frozen=True)

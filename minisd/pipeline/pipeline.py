@@ -48,6 +48,7 @@ from .settings import (
     schedule,
     times,
     usual_grid,
+    usual_order,
     usual_sampler,
     whole,
 )
@@ -309,8 +310,9 @@ class Pipeline(Networks):
             raise ValueError(f"{self.family} has no prompt to be guided by: scale must be 1")
         sampler = s.sampler or usual_sampler(self.config, self.family)
         grid = s.grid or usual_grid(self.config, self.family)
+        order = usual_order(self.config) if s.sampler is None and s.order is None else s.order
         steps = self.usual.steps if s.steps is None else s.steps
-        return replace(s, scale=scale, steps=steps, sampler=sampler, grid=grid)
+        return replace(s, scale=scale, steps=steps, sampler=sampler, grid=grid, order=order)
 
     def _times(self, told: Told) -> list[int] | list[float]:
         return times(self.config, told.settings.steps, self.family, told.settings.grid)

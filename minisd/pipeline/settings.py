@@ -114,6 +114,11 @@ def usual_sampler(config: UNetConfig, family: str = "") -> str:
     return "ddim" if config.zero_terminal_snr and usual.grid != "trailing" else usual.sampler
 
 
+def usual_order(config: UNetConfig) -> int | None:
+    """A diffusers folder's, where its solver has another one here; None: the sampler's own."""
+    return config.solver[2] if config.solver is not None and len(config.solver) > 2 else None
+
+
 def usual_grid(config: UNetConfig, family: str = "") -> str | None:
     """The official code's, of GRIDS; for a model with zero terminal SNR the one that begins at T
     and ends at 0. None where the config tells it."""

@@ -22,10 +22,10 @@ from minisd.checkpoints.diffusers_config import (
 from minisd.checkpoints.families import FAMILIES
 from minisd.checkpoints.loading import load
 from minisd.checkpoints.tensorfile import CheckpointError
-from minisd.models.configs import AutoencoderConfig, Solver, TextConfig, UNetConfig
+from minisd.models.configs import AutoencoderConfig, SolverGrid, SolverName, TextConfig, UNetConfig
 from minisd.pipeline import Pipeline
 from minisd.pipeline.menu import find_grid, find_sampler
-from minisd.pipeline.settings import times
+from minisd.pipeline.settings import Settings, times, usual_order, usual_sampler
 from minisd.text.tokenizer import Tokenizer
 
 SD_DDIM = {**SD_BETAS, **ENDS, "clip_sample": False}
@@ -154,6 +154,13 @@ SOLVED += [("DDPM", {"timestep_spacing": "linspace"})]
 SOLVED += [(name, {"timestep_spacing": "trailing"}) for name in ("DPMSolverMultistep", "DDPM")]
 SOLVED += [("UniPCMultistep", {"timestep_spacing": "trailing"})]
 SOLVED += [(name, {"use_karras_sigmas": True}) for name in ("DPMSolverMultistep", "UniPCMultistep")]
+TRAILING = {"timestep_spacing": "trailing"}
+SOLVED += [("UniPCMultistep", TRAILING | {"solver_order": order}) for order in (1, 3)]
+SOLVED += [("DPMSolverMultistep", TRAILING | {"solver_order": 1})]
+SOLVED += [
+    ("DPMSolverMultistep", TRAILING | {"solver_order": 3, "solver_type": "heun"} | last)
+    for last in [{"lower_order_final": False}]
+]
 
 
 @pytest.mark.parametrize("name, says", SOLVED, ids=str)
@@ -172,12 +179,63 @@ def test_a_folders_solver_is_its_usual_one(name, says, tmp_path):
     assert (run.pictures() - theirs).abs().max() <= near and theirs.std() > 0.05
 
 
+@pytest.mark.parametrize(
+    "said, sampler, order",
+    [
+        (("DEISMultistep", 1), "deis", 1),
+        (("DEISMultistep", 2), "deis", 2),
+        (("DEISMultistep", 3), "deis", None),  # its own
+        (("UniPCMultistep", 3), "unipc", 3),
+        (("DPMSolverMultistep", 1), "ddim", None),
+        (("DPMSolverMultistep", 3), "dpmpp_3m", None),
+        (("DPMSolverMultistep", 3, "dpmsolver"), "dpm_2m", 3),
+        (("DPMSolverMultistep", 2, "dpmsolver"), "dpm_2m", None),
+        (("DPMSolverMultistep", 1, "sde-dpmsolver++"), "euler_a", None),
+        (("DPMSolverMultistep", 2, "sde-dpmsolver++"), "dpmpp_2m_sde", None),
+        (("DPMSolverSinglestep", 2), "dpmpp_2s", None),
+        (("DPMSolverSinglestep", 3), "dpmpp_3s", None),
+        (("DPMSolverSinglestep", 1, "dpmsolver"), "ddim", None),
+        (("DPMSolverSinglestep", 3, "dpmsolver"), "dpm3", None),
+    ],
+    ids=str,
+)
+def test_a_folders_order_is_its_usual_one(said, sampler, order, tmp_path):
+    name, told, *algorithm = said
+    keys = dict(
+        zip(
+            ("_class_name", "solver_order", "algorithm_type"),
+            (f"{name}Scheduler", told, *algorithm),
+            strict=False,
+        )
+    )
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(keys))
+    config = UNetConfig(**process(tmp_path, FAMILIES["sd1"]))
+    assert (usual_sampler(config), usual_order(config)) == (sampler, order)
+    keys |= {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}
+    keys["_class_name"] = "DPMSolverMultistepScheduler"
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(keys))
+    with pytest.raises(CheckpointError, match="solver_order 3, and minisd takes 2 at most"):
+        process(tmp_path, FAMILIES["sd1"])
+
+
+def test_the_order_of_a_folder_goes_with_its_sampler_alone(tmp_path):
+    said = {"_class_name": "UniPCMultistepScheduler", "solver_order": 3}
+    folder(tmp_path, DDIMScheduler(**SD_DDIM))
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(said))
+    pipe = Pipeline(load(tmp_path, "sd1"), [Tokenizer(MERGES)])
+    assert pipe.settled(Settings()).order == 3
+    assert pipe.settled(Settings(sampler="unipc")).order is None
+    assert pipe.settled(Settings(sampler="unipc", order=2)).order == 2
+
+
 def test_the_names_of_solvers_are_of_the_menu():
-    names, grids = map(get_args, get_args(Solver))
+    names, grids = get_args(SolverName), get_args(SolverGrid)
     assert all(find_sampler(name)[1] is None for name in names)
     assert all(find_grid(grid) == grid for grid in grids[1:])
     others = {"DDIMInverse", "DDIMParallel", "DDPMParallel", "SASolver"}
-    assert {*SOLVERS} - others == {*names} - {"PLMS", "DPM++ 2M SDE", "dpm_2m"} | {"PNDM"}
+    ours = {name for name in names if name.startswith("dp")} | {"PLMS", "DPM++ 2M SDE"}
+    assert {*SOLVERS} - others == {*names} - ours | {"PNDM"}
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
