@@ -41,6 +41,8 @@ its author put in. Convert it once, in a process that keeps to weights_only:
     from safetensors.torch import save_file
 {stand_ins}    state = load(open({name}, "rb"), map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
+    if "string_to_param" in state:  # a textual inversion as A1111 writes it
+        state = {{"emb_params": v for v in state["string_to_param"].values()}}
     state = {{k: v.clone() for k, v in state.items() if hasattr(v, "clone")}}
     save_file(state, {target})"""
 STAND_INS = """\

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from minisd.__main__ import main
 from minisd.checkpoints import families, layouts, tensorfile
 from minisd.checkpoints import loading as checkpoint
+from minisd.checkpoints.embedding import open_embedding
 from minisd.checkpoints.families import FAMILIES, ROLES, Family, on_meta, recognise, which_family
 from minisd.checkpoints.layouts import EXTRAS
 from minisd.checkpoints.loading import Checkpoint, info, load, load_module, save
@@ -403,6 +404,19 @@ def test_the_way_to_convert_that_is_given_works(text, tmp_path, monkeypatch):
     exec("\n".join(line[4:] for line in message("model.ckpt").splitlines()[1:]))
     loaded = load("model.safetensors", ONLY_TEXT).text
     assert all(torch.equal(v, text[PREFIX + k]) for k, v in loaded.state_dict().items())
+
+
+def test_the_way_to_convert_keeps_a_textual_inversion(tmp_path, monkeypatch):
+    """As A1111 writes it: the vectors under "*", two levels down, beside what a training knew."""
+    monkeypatch.chdir(tmp_path)
+    vectors, rest = torch.randn(2, 8), {"string_to_token": {"*": 265}, "name": "fox", "step": 400}
+    torch.save({**rest, "string_to_param": {"*": vectors}}, "fox.pt")
+    with pytest.raises(CheckpointError) as refused:
+        open_embedding("fox.pt")
+    exec("\n".join(line[4:] for line in str(refused.value).splitlines()[1:]), {})
+    found = open_embedding("fox.safetensors")
+    assert (found.word, found.count) == ("fox", 2)
+    assert torch.equal(found.vectors["text"].read(), vectors)
 
 
 def test_what_is_no_checkpoint(tmp_path):
