@@ -113,7 +113,8 @@ def train(options: argparse.Namespace) -> int:
 
 JUDGE = """
 Does the tiny model paint what its prompts say? Pictures of held-out captions are scored by the
-judge, and the shares of correct pictures are printed as a table in Markdown.
+judge, and the shares of correct pictures are printed as a table in Markdown, those that are wholly
+right with their 95 % interval (Wilson's).
 
 Captions come in five groups: one thing or two, of combinations that training has seen, of shapes in
 colours that it has not seen, and (two things) of shapes that it has not seen together."""
@@ -137,7 +138,7 @@ def judge(options: argparse.Namespace) -> int:
         from tqdm import tqdm
 
         from ..pipeline import Pipeline
-        from ..tiny.fidelity import GROUPS, captions, shares, verdicts
+        from ..tiny.fidelity import GROUPS, captions, shares, verdicts, wilson
         from ..tiny.judge import Verdict
         from .given import check_fast
     check_fast(options)
@@ -151,8 +152,10 @@ def judge(options: argparse.Namespace) -> int:
     tell(sys.stdout, "|---" * (len(columns) + 1) + "|")
     for things, split in tqdm(GROUPS, disable=not on_screen(sys.stderr)):
         texts = captions(things, split, options.captions)
-        found = shares(verdicts(pipe, texts, **settings))
-        row = (f"{found[name]:.1%}" if name in found else "" for name in columns)
+        said = verdicts(pipe, texts, **settings)
+        found, ends = shares(said), wilson(sum(one.right for one in said), len(said))
+        row = [f"{found[name]:.1%}" if name in found else "" for name in columns]
+        row[0] += " ({:.0%} to {:.0%})".format(*ends)
         tell(sys.stdout, f"| {things}, {split} | {' | '.join(row)} |")
     return 0
 

@@ -5,6 +5,7 @@ colours that it has not, and (two things) of shapes that it has not seen togethe
 prints the table.
 """
 
+import math
 from collections.abc import Sequence
 
 from ..pipeline import Pipeline
@@ -41,3 +42,18 @@ def shares(said: Sequence[Verdict]) -> dict[str, float]:
     for name in Verdict._fields:
         parts[name] = [getattr(v, name) for v in said if getattr(v, name) is not None]
     return {name: sum(good) / len(good) for name, good in parts.items() if good}
+
+
+def wilson(right: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval (1927, JASA 22) of a share: all p from which it is at most z deviations.
+
+        |right/of - p| <= z √(p (1 - p) / of)
+
+    1.96 deviations are 95 %. ValueError unless 0 <= right <= of and of > 0.
+    """
+    if not 0 <= right <= of or not of:
+        raise ValueError(f"a share is of at least one, got {right} of {of}")
+    share, whole = right / of, 1 + z**2 / of
+    middle = (share + z**2 / (2 * of)) / whole
+    half = z * math.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2) / whole
+    return max(middle - half, 0.0), min(middle + half, 1.0)
