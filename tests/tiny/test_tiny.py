@@ -26,13 +26,11 @@ def pipe():
     return Pipeline.load(TINY)
 
 
-@pytest.mark.parametrize("sampler, steps", [("ddim", 15), ("euler_a", 10)])
-def test_it_does_as_it_is_told(pipe, sampler, steps):
-    """Here 0.95, 0.95, 0.8 by DDIM and 1, 1, 0.85 by Euler ancestral. PLMS: see the card."""
+def test_it_does_as_it_is_told(pipe):
+    """Here 1, 1, 0.85 by Euler ancestral, its usual sampler; DDIM below. PLMS: see the card."""
     for things, split, bar in ((1, "seen", 0.9), (1, "colors", 0.85), (2, "seen", 0.7)):
         texts = fidelity.captions(things, split, 40, seed=1)
-        settings = {"sampler": sampler, "steps": steps, "seed": 10_000}
-        found = fidelity.shares(fidelity.verdicts(pipe, texts, **settings))
+        found = fidelity.shares(fidelity.verdicts(pipe, texts, steps=10, seed=10_000))
         assert found["right"] >= bar, (things, split, found)
         assert min(found["color"], found["background"]) >= 0.9, (things, split, found)
         assert things == 1 or found["order"] >= 0.85, found
@@ -40,7 +38,7 @@ def test_it_does_as_it_is_told(pipe, sampler, steps):
 
 def test_fresh_noise_helps_in_few_steps(pipe):
     """Why `usual_sampler` is what it is: of two things."""
-    texts, names = fidelity.captions(2, "seen", 60, seed=1), ("euler_a", "ddim", "plms")
+    texts, names = fidelity.captions(2, "seen", 50, seed=1), ("euler_a", "ddim", "plms")
     by = {name: fidelity.verdicts(pipe, texts, sampler=name, steps=10) for name in names}
     right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
     assert right["euler_a"] >= right["ddim"] + 0.05 and right["ddim"] > right["plms"] + 0.2, right
@@ -62,7 +60,9 @@ def test_wilsons_interval_ends_where_the_share_is_z_deviations_away():
             if 1e-9 < p < 1 - 1e-9:
                 assert abs(abs(share - p) / (p * (1 - p) / of) ** 0.5 - 1.96) < 1e-9
     low, high = fidelity.wilson(0, 100)
-    assert low < 1e-12 and abs(high - 1.96**2 / (100 + 1.96**2)) < 1e-12  # the published closed form
+    assert (
+        low < 1e-12 and abs(high - 1.96**2 / (100 + 1.96**2)) < 1e-12
+    )  # the published closed form
     with pytest.raises(ValueError, match="a share is of at least one, got 3 of 2"):
         fidelity.wilson(3, 2)
 
