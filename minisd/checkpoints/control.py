@@ -72,6 +72,8 @@ def _config(
             break
         shapes.append(tensors[key].shape)
     if any(len(shape) != 4 for shape in shapes):
-        raise CheckpointError(f"{path} has a hint's network that is none of convolutions: {shapes}")
+        raise CheckpointError(
+            f"{path} is no ControlNet: its hint's network must be convolutions, got {shapes}"
+        )
     widths = tuple(shape[0] for shape in shapes[::2])
     return control_config(unet, widths, in_channels=found.in_channels, hint_channels=shapes[0][1])

@@ -145,7 +145,8 @@ def _layer(path: Path, tensors: Mapping[str, Stored], keys: dict[str, str]) -> L
     fits = len(down.shape) == len(up.shape) and len(down.shape) in (2, 4) and rank
     if not fits or up.shape[1:] != (rank, *[1] * len(up.shape[2:])):
         raise CheckpointError(
-            f"{path}: {keys['down']} {down.shape} and {keys['up']} {up.shape} do not multiply"
+            f"{path}: {keys['down']} {down.shape} and {keys['up']} {up.shape} do not "
+            "multiply: down must be (r, in, ...) and up (out, r, ...)"
         )
     if "alpha" in parts:
         one = parts["alpha"].shape in ((), (1,))

@@ -29,14 +29,16 @@ def controlled(
 def zero_conv(channels: int, out: int | None = None, size: int = 1) -> nn.Conv2d:
     """ControlNet §3.1: Z(·; Θ_z), a convolution whose weight and bias begin at 0.
 
-    Its output is 0, so at first it changes nothing; its weight's gradient is not, since that is the
-    input times the gradient of the output.
+    Its output is 0, so at first it changes nothing; the gradient of its weight is not 0, since that
+    is the input times the gradient of the output.
     """
     return zero(nn.Conv2d(channels, out or channels, size, padding=size // 2))
 
 
 def guess_scales(connections: int = 13) -> list[float]:
-    """ControlNet guess mode of its code: the scale of each connection, the middle's last.
+    """ControlNet guess mode of its code: each connection's scale, the middle's last.
+
+    The authors' code has it, and the paper does not.
 
         0.825^(12 - i),  i = 0..12
 
@@ -69,7 +71,8 @@ class ControlNet(UNet):
 
     @classmethod
     def copy_of(cls, unet: UNet, config: ControlConfig) -> "ControlNet":
-        """One that begins as a copy of the U-Net: its own layers alone are new, its last ones 0."""
+        """One that begins as a copy of the U-Net; the hint's network and the zero convolutions are
+        new."""
         control = cls(config)
         known = {k: v for k, v in unet.state_dict().items() if k in control.state_dict()}
         control.load_state_dict(control.state_dict() | known)

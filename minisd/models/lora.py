@@ -33,10 +33,11 @@ def lora_delta(down: Tensor, up: Tensor, alpha: float) -> Tensor:
 class LoRA(nn.Module):
     """A Linear or Conv2d with a change of low rank beside it (LoRA Figure 1), which begins as 0.
 
-        y = W x + g · α/r · B A x
+        y = W x + scale · α/r · B A x
 
-    W is frozen. A, `down`, begins as the official code has it, and B, `up`, as 0; α is the rank
-    unless told. g, `scale`, may be set at any time: 1 as trained, 0 without the change.
+    W is frozen. A, `down`, begins as the official code has it, uniform (Kaiming's; the paper's is
+    Gaussian), and B, `up`, as 0; α is the rank unless told. `scale` may be set at any time: 1 as
+    trained, 0 without the change. ValueError for other layers, and for a rank below 1.
     Official: `loralib.Linear`
     """
 
@@ -96,7 +97,8 @@ def add_lora(
     """Freeze a network, in place, and put a LoRA on each layer whose name ends in one of `names`.
 
     The parameters to train are given back. An OpenCLIP text encoder has q, k and v in one tensor,
-    which is no layer: its names are out_proj, c_fc and c_proj.
+    which is no layer: its names are out_proj, c_fc and c_proj. ValueError where no layer has such a
+    name, and where the network has LoRAs already.
     """
     if next(loras(network), None):
         raise ValueError("the network has LoRAs already: merge them first")

@@ -44,7 +44,8 @@ class Words(nn.Module):
 def add_words(text: nn.Module, vectors: Tensor) -> nn.Parameter:
     """Freeze a text encoder, in place, and give it rows (k, width) for k new tokens, after its own.
 
-    The parameter to train is given back.
+    The parameter to train is given back. ValueError for rows of another width, and where words are
+    in training already.
     """
     parent, name = _embedding(text)
     _check(text, vectors)
@@ -62,7 +63,9 @@ def more_words(config, count: int):
 
 
 def with_words(text: nn.Module, vectors: Tensor) -> nn.Module:
-    """A new text encoder with rows (k, width) more; it shares all other weights with the old."""
+    """A new text encoder with rows (k, width) more; it shares all other weights with the old.
+    ValueError for rows of another width.
+    """
     _check(text, vectors)
     key, state = f"{EMBEDDING[type(text)]}.weight", text.state_dict()
     state[key] = torch.cat([state[key], vectors.to(state[key])])
@@ -73,7 +76,8 @@ def with_words(text: nn.Module, vectors: Tensor) -> nn.Module:
 
 
 def token_embedding(text: nn.Module) -> Tensor:
-    """The rows of a text encoder's tokens, (vocabulary, width)."""
+    """The rows of a text encoder's tokens, (vocabulary, width); ValueError where words are in
+    training beside them."""
     return getattr(*_embedding(text)).weight
 
 

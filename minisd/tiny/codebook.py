@@ -47,10 +47,10 @@ def k_means(vectors: Tensor, k: int, seed: int = 0, rounds: int = 8) -> Tensor:
 
     Each next centre is a vector drawn in proportion to its squared distance from the nearest
     centre so far (Arthur and Vassilvitskii 2007). Then, in each round, every centre becomes the
-    mean of the vectors that are nearest to it. ValueError if there are fewer than k vectors.
+    mean of the vectors that are nearest to it. ValueError if fewer than k vectors differ.
     """
-    if len(vectors) < k:
-        raise ValueError(f"{k} centres need at least as many vectors, got {len(vectors)}")
+    if (different := len(vectors.unique(dim=0))) < k:
+        raise ValueError(f"{k} centres need at least as many different vectors, got {different}")
     generator = torch.Generator().manual_seed(seed)
     centres = vectors[torch.randint(len(vectors), (1,), generator=generator)]
     distance = ((vectors - centres) ** 2).sum(1)

@@ -115,8 +115,9 @@ def painted(picture: Tensor) -> np.ndarray:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two masks: 1 where they are one, 0 where they are apart."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
+    """Intersection over union of two masks: 1 where they are the same, 0 where they are apart."""
+    either = (a | b).sum()
+    return float((a & b).sum() / either) if either else 1.0
 
 
 def measured(

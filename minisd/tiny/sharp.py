@@ -63,7 +63,7 @@ def seen(ways: tuple[str, ...] = DOWN) -> tuple[Tensor, Tensor]:
 def batch(
     seed: int, step: int, samples: Sequence[int], ways: tuple[str, ...] = DOWN
 ) -> tuple[Tensor, Tensor]:
-    """Some of them, drawn for the samples of a step."""
+    """Pictures (b, 3, h, w) and what is told of them (b, 21), drawn for the samples of a step."""
     pictures, told = seen(ways)
     chosen = [rng(seed, step, i).integers(len(pictures)) for i in samples]
     return pictures[chosen], told[chosen]

@@ -303,8 +303,11 @@ def said_by_peft(**said):
         ({f"{NAME}.lora_down.weight": Z}, "holds .*lora_down.weight without its up"),
         ({f"{NAME}.alpha": torch.tensor(1.0)}, "holds .*alpha without its down"),
         (GOOD | PEFT, "unet mid_block_attentions_0_proj_in|names a layer's down twice"),
-        (GOOD | {f"{NAME}.lora_up.weight": torch.zeros(2, 3)}, "do not multiply"),
-        (GOOD | {f"{NAME}.lora_up.weight": torch.zeros(2, 2, 1, 1)}, "do not multiply"),
+        (GOOD | {f"{NAME}.lora_up.weight": torch.zeros(2, 3)}, "do not multiply: down must be"),
+        (
+            GOOD | {f"{NAME}.lora_up.weight": torch.zeros(2, 2, 1, 1)},
+            "do not multiply: down must be",
+        ),
         (GOOD | {f"{NAME}.alpha": torch.tensor(float("nan"))}, "a finite number as .*alpha"),
         (GOOD | {f"{NAME}.alpha": Z}, "a finite number as .*alpha, got None"),
         (GOOD | {f"{NAME}.lora_up.weight": Z.long()}, "must hold floating-point matrices"),

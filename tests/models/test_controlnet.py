@@ -245,7 +245,7 @@ def test_what_is_no_controlnet_of_this_model_is_told(tmp_path):
     assert "1 missing: zero_convs.3.0.weight" in cut
     flat = control.state_dict() | {"input_hint_block.4.weight": torch.zeros(3)}
     save_tensors(tmp_path / "flat.safetensors", flat, {})
-    assert "none of convolutions" in said(narrow(c.SD2), tmp_path / "flat.safetensors")
+    assert "network must be convolutions" in said(narrow(c.SD2), tmp_path / "flat.safetensors")
     save_tensors(tmp_path / "lora.safetensors", {"a.lora_down.weight": torch.zeros(2, 2)}, {})
     assert "holds no ControlNet, but a LoRA" in said(narrow(c.SD2), tmp_path / "lora.safetensors")
     (tmp_path / "control.pth").write_bytes(b"PK\x03\x04" + bytes(40))

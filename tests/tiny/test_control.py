@@ -68,6 +68,7 @@ def test_a_picture_of_a_scene_is_painted_where_its_silhouette_is():
     half = np.zeros((64, 64), bool)
     half[:, :32] = True
     assert overlap(half, np.ones((64, 64), bool)) == 0.5
+    assert overlap(half & ~half, half & ~half) == 1  # nothing and nothing
 
 
 def test_drawings_themselves_are_right_and_overlap(monkeypatch):

@@ -132,8 +132,9 @@ def test_k_means_finds_heaps():
         centres = codebook.k_means(torch.cat(heaps), 3, seed)
         for heap in heaps:
             assert (centres - heap.mean(0)).norm(dim=1).min() < 1e-5
-    with pytest.raises(ValueError, match="4 centres need at least as many vectors, got 3"):
-        codebook.k_means(torch.zeros(3, 2), 4)
+    for few in (torch.eye(3), torch.eye(3).repeat(2, 1)):
+        with pytest.raises(ValueError, match="4 centres need at least as many different .* got 3"):
+            codebook.k_means(few, 4)
 
 
 def test_the_latents_stay_those_of_the_autoencoder():

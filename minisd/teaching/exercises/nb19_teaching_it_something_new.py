@@ -30,7 +30,7 @@ def _forward(x, weight, down, up, alpha, scale):
 
 
 def _forward_cases(g):
-    for (down, up, alpha), scale in zip(_delta_cases(g), (1.0, 0.5, 2.0, -1.0), strict=True):
+    for (down, up, alpha), scale in zip(_delta_cases(g), (0.5, 1.0, 2.0, -1.0), strict=True):
         x, weight = _normal(g, 4, down.shape[1]), _normal(g, len(up), down.shape[1])
         yield x, weight, down, up, alpha, scale
 
@@ -60,7 +60,7 @@ def _gradients_cases(g):
 
 
 def _embed_cases(g):
-    for vocabulary, width, count in ((6, 3, 1), (5, 4, 2), (9, 2, 3)):
+    for vocabulary, width, count in ((6, 3, 1), (5, 4, 3), (9, 2, 2)):
         new = torch.arange(vocabulary, vocabulary + count)
         old = torch.randint(vocabulary, (4,), generator=g)
         tokens = torch.cat([old[:2], new, old[2:]])
@@ -103,7 +103,7 @@ def _prior_loss(errors, weight):
 
 
 def _prior_cases(g):
-    for b, weight in ((1, 1.0), (3, 0.5), (4, 2.0), (2, 0.0)):
+    for b, weight in ((2, 0.5), (1, 1.0), (4, 2.0), (3, 0.0)):
         yield _normal(g, 2 * b) ** 2, weight
 
 
@@ -118,7 +118,8 @@ def _zero_conv_gradients(weight, x, g):
 def _zero_conv_cases(g):
     for pixels, channels, out, begun in ((1, 1, 1, False), (5, 3, 2, False), (4, 2, 3, True)):
         x, dy = _normal(g, pixels, channels), _normal(g, pixels, out)
-        yield begun * _normal(g, out, channels), x, dy
+        weight = _normal(g, out, channels)
+        yield weight if begun else torch.zeros_like(weight), x, dy
 
 
 # ---- ControlNet: how much of what it adds is taken ----------------------------------------
@@ -149,6 +150,9 @@ EXERCISES = {
             "The rank is the size that A and B share, not the size of the input": (
                 lambda a, b, alpha: alpha / a.shape[1] * (b @ a)
             ),
+            "The factor is α/r, without a root": lambda a, b, alpha: (
+                alpha / len(a) ** 0.5 * (b @ a)
+            ),
         },
         level="easy",
         goal="multiply the two factors of a LoRA",
@@ -170,6 +174,12 @@ EXERCISES = {
             "α is divided by the rank: the factor is α/r": lambda x, w, a, b, alpha, s: _forward(
                 x, w, a, b, alpha * len(a), s
             ),
+            "W x stays whole, whatever the scale is: this mixes the two": (
+                lambda x, w, a, b, alpha, s: _forward(x, (1 - s) * w, a, b, alpha, s)
+            ),
+            "The rank is the size that A and B share, not the size of the input": (
+                lambda x, w, a, b, alpha, s: _forward(x, w, a, b, alpha * len(a) / a.shape[1], s)
+            ),
         },
         level="easy",
         goal="put a LoRA beside a layer",
@@ -186,6 +196,9 @@ EXERCISES = {
             ),
             "B is missing: it has out·r numbers": lambda sizes, r: sum(r * i for _, i in sizes),
             "A is missing: it has r·in numbers": lambda sizes, r: sum(r * o for o, _ in sizes),
+            "The rank is missing: each of A's rows is as long as the input": lambda sizes, r: sum(
+                inward + out for out, inward in sizes
+            ),
             "Each matrix is counted once, not twice": lambda sizes, r: 2 * _parameters(sizes, r),
         },
         level="easy",
@@ -204,6 +217,23 @@ EXERCISES = {
             )[::-1],
             "The gradients are sums over the batch, not means": lambda x, dy, a, b, alpha: tuple(
                 part / len(x) for part in _gradients(x, dy, a, b, alpha)
+            ),
+            "Both are transposed: a gradient has the shape of its matrix": lambda *given: tuple(
+                part.T for part in _gradients(*given)
+            ),
+            "The factor α/r is missing in A's gradient": lambda x, dy, a, b, alpha: (
+                _gradients(x, dy, a, b, len(a))[0],
+                _gradients(x, dy, a, b, alpha)[1],
+            ),
+            "The factor α/r is missing in B's gradient": lambda x, dy, a, b, alpha: (
+                _gradients(x, dy, a, b, alpha)[0],
+                _gradients(x, dy, a, b, len(a))[1],
+            ),
+            "The factor α/r comes in once, and here it is squared": lambda x, dy, a, b, alpha: (
+                _gradients(x, dy, a, b, alpha**2 / len(a))
+            ),
+            "The rank is the size that A and B share, not the size of the input": (
+                lambda x, dy, a, b, alpha: _gradients(x, dy, a, b, alpha * len(a) / a.shape[1])
             ),
             "B begins as 0, so A's gradient is 0 there, but B's is not": (
                 lambda x, dy, a, b, alpha: (
@@ -228,6 +258,9 @@ EXERCISES = {
             "The rows of the new words are the other way round": lambda ids, table, new: torch.cat(
                 [table, new.flip(0)]
             )[ids],
+            "One row too low: the first new word, of the id V, has the row 0 of `vectors`": (
+                lambda ids, table, new: torch.cat([table, new.roll(1, 0)])[ids]
+            ),
             "The new tokens' vectors are left at 0": lambda ids, table, new: torch.cat(
                 [table, 0 * new]
             )[ids],
@@ -270,6 +303,9 @@ EXERCISES = {
                 (len(ids),), ids.shape[1] - 1
             ),
             "This is the word before the end token": lambda ids, end: _end(ids, end) - 1,
+            "This counts the tokens that are not the end's, and there may be some behind it": (
+                lambda ids, end: (ids != end).sum(1)
+            ),
         },
         level="middle",
         goal="avoid a trap of added tokens",
@@ -284,6 +320,13 @@ EXERCISES = {
             "λ is missing": lambda e, w: _prior_loss(e, 1.0),
             "This is the mean over all: each half has a mean of its own, and they are added": (
                 lambda e, w: _prior_loss(e, w) / 2
+            ),
+            "The sum is not divided by 1 + λ": lambda e, w: _prior_loss(e, w) / (1 + w),
+            "The new half keeps its whole weight: it is not 1 - λ": lambda e, w: (
+                _prior_loss(e, w) - w * e.chunk(2)[0].mean()
+            ),
+            "One number is wanted: take the mean of each half": lambda e, w: (
+                e.chunk(2)[0] + w * e.chunk(2)[1]
             ),
             "Take the means over the halves, not sums": lambda e, w: (
                 _prior_loss(e, w) * (len(e) // 2)
@@ -310,6 +353,17 @@ EXERCISES = {
                 g.mean(0),
                 g @ w,
             ),
+            "The order is W, b, x": lambda w, x, g: (g @ w, g.T @ x, g.sum(0)),
+            "The bias' gradient is a sum over the pixels, not a mean": lambda w, x, g: (
+                g.T @ x,
+                g.mean(0),
+                g @ w,
+            ),
+            "The bias is one for all pixels: sum its gradient over them": lambda w, x, g: (
+                g.T @ x,
+                g,
+                g @ w,
+            ),
             "The bias is added at every pixel, so its gradient is the sum of g over the pixels": (
                 lambda w, x, g: (g.T @ x, torch.ones(g.shape[1], dtype=g.dtype), g @ w)
             ),
@@ -332,6 +386,9 @@ EXERCISES = {
                     strength * (0.825 if guess else 1) ** (13 - i) for i in range(13)
                 ]
             ),
+            "The power is of 0.825 alone, and the strength comes once": lambda strength, guess: [
+                (0.825 * strength) ** (12 - i) if guess else strength for i in range(13)
+            ],
             "In guess mode, too, the strength multiplies every scale": lambda strength, guess: (
                 _control_scales(1.0 if guess else strength, guess)
             ),
