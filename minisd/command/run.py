@@ -59,6 +59,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     """
     start = time.perf_counter()
     check(options)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages, sooner there
     with uninterrupted():  # only now, so that a mistake in the arguments is told at once
         import torch
         from PIL import Image  # noqa: F401 - as the two others, which it interrupts as badly

@@ -307,8 +307,9 @@ def test_a_slower_dtype_is_told(capsys, monkeypatch):
     assert run(PROMPT, *ONE, "--dtype", "bfloat16") == 0
     said = told(capsys)
     assert "bfloat16 takes 4.0 times as long as float32 on this processor: --dtype float32" in said
-    for more in (["--dtype", "float16"], [], ["--dtype", "auto"]):
+    for more in (["--dtype", "float16"], [], ["--dtype", "auto", "--out", "auto.png"]):
         assert run(PROMPT, *ONE, *more) == 0 and "times as long" not in told(capsys)
+    assert read_settings("auto.png")["dtype"] == "float32"  # what it was, and not what was asked
 
 
 # ---- again --------------------------------------------------------------------------------
