@@ -22,7 +22,7 @@ from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.bert import BERTText
 from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
 from minisd.models.unet import UNet
-from minisd.pipeline import Pipeline, precision
+from minisd.pipeline import Pipeline, precision, threads
 from minisd.pipeline.conditioning import prompt_warnings, tokenizer_metadata
 from minisd.pipeline.menu import GRIDS, SAMPLERS
 from minisd.pipeline.networks import Networks
@@ -310,6 +310,13 @@ def test_a_slower_dtype_is_told(capsys, monkeypatch):
     for more in (["--dtype", "float16"], [], ["--dtype", "auto", "--out", "auto.png"]):
         assert run(PROMPT, *ONE, *more) == 0 and "times as long" not in told(capsys)
     assert read_settings("auto.png")["dtype"] == "float32"  # what it was, and not what was asked
+
+
+def test_weights_that_stay_as_they_are_are_told(capsys, monkeypatch):
+    says = "the weights stay float16, as the file has them, and each layer's are turned to float32"
+    assert run(PROMPT, *ONE) == 0 and says not in told(capsys)  # the tiny model is small
+    monkeypatch.setattr(threads, "SMALL", 1_000_000)
+    assert run(PROMPT, *ONE) == 0 and told(capsys).count(says) == 1
 
 
 # ---- again --------------------------------------------------------------------------------
