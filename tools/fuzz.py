@@ -131,7 +131,7 @@ OPTIONS = {
     "--columns": ["2", *VALUES],
     "--rescale": VALUES,
     "--out": ["o.png", "p.png", "folder", "no/such.png", "o.jpg", "é☆.png", "y" * 251 + ".png", ""],
-    "--dtype": ["float32", "bfloat16", "float16", "float64"],
+    "--dtype": ["float32", "bfloat16", "float16", "auto", "float64"],
     "--device": ["cpu", "cuda", "mps", "hpu", "meta", "cpu:7", "gpu"],
     "--family": ["tiny", "sd1", "sdxl", ""],
     "--prediction": ["v", "eps", "x0"],

@@ -25,11 +25,12 @@ HINTS = {  # the hint's convolutions, in their order, as the official code and d
 
 
 def load_control(
-    path: str | Path, unet: UNetConfig, dtype: torch.dtype = torch.float32
+    path: str | Path, unet: UNetConfig, dtype: torch.dtype = torch.float32, keep: bool = False
 ) -> ControlNet:
     """The ControlNet of a file, or of a folder that diffusers saved, for a U-Net of this config.
 
-    Keys are the official code's, behind control_model. or not, or diffusers'. CheckpointError,
+    Keys are the official code's, behind control_model. or not, or diffusers'. dtype and
+    keep are as `load` has them. CheckpointError,
     before a weight is read, for what is no ControlNet or is one for another family.
     """
     path = Path(path)
@@ -42,7 +43,7 @@ def load_control(
     config, what = _config(path, tensors, unet, layout), f"{path.name}, ControlNet,"
     if layout == "diffusers":
         tensors = converted(Part(ControlNet, config, ""), tensors, what)[1]
-    return load_module(ControlNet, config, tensors, dtype=dtype, what=what)
+    return load_module(ControlNet, config, tensors, dtype=None if keep else dtype, what=what)
 
 
 def save_control(path: str | Path, control: ControlNet) -> None:

@@ -59,6 +59,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     ema: bool = False,
     parts: Sequence[str] = PARTS,
+    keep: bool = False,
 ) -> Checkpoint:
     """The networks of a .safetensors file, of a shard index, or of a diffusers folder.
 
@@ -66,7 +67,9 @@ def load(
     own configs is not questioned, except by a folder's json files, whose word is taken. prediction,
     eps, v or x0, must be told for SD 2, unless a folder's scheduler tells it; told, it goes before
     the scheduler's. ema takes the averaged weights of the U-Net, where a file has both. "text" is
-    all text encoders. The weights stay mapped from the file where dtype is the file's.
+    all text encoders. The weights stay mapped from the file where dtype is the file's. keep: each
+    stays in the dtype that the file has (float8 becomes float16, which holds it exactly); dtype
+    only chooses between the files of a folder that has two precisions.
     CheckpointError says what does not fit, before any weight is read.
     """
     path = Path(path)
@@ -94,7 +97,8 @@ def load(
         known = fitted(known, tensors)
     _no_strangers(path, tensors, known)
     readers = {
-        name: _reader(known.parts[name], tensors, f"{path.name}, {name},", dtype) for name in wanted
+        name: _reader(known.parts[name], tensors, f"{path.name}, {name},", None if keep else dtype)
+        for name in wanted
     }  # all are there and fit, so now
     return Checkpoint(known.name, **{name: read() for name, read in readers.items()})
 
@@ -104,19 +108,20 @@ def load_module(
     config,
     tensors: Mapping[str, Stored | Tensor],
     prefix: str = "",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     what: str = "the checkpoint",
 ) -> nn.Module:
     """module(config) with the tensors whose names begin with prefix: all of them, and no others.
 
     Built without numbers, then filled, so nothing is held twice: a weight that is in dtype already
-    is the tensor given. The network comes in eval mode. `what` begins the sentence of an error.
+    is the tensor given, and with None all are. The network comes in eval mode. `what` begins the
+    sentence of an error.
     """
     return _reader(Part(module, config, prefix), tensors, what, dtype)()
 
 
 def _reader(
-    part: Part, tensors: Mapping[str, Stored | Tensor], what: str, dtype: torch.dtype
+    part: Part, tensors: Mapping[str, Stored | Tensor], what: str, dtype: torch.dtype | None
 ) -> Callable[[], nn.Module]:
     """A function that reads the network; what can be told without reading is told now."""
     network, prefix = on_meta(part), part.prefix
@@ -137,8 +142,11 @@ def _reader(
     return read
 
 
-def _weight(name: str, value: Stored | Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = (value.read() if isinstance(value, Stored) else value).to(dtype)
+def _weight(name: str, value: Stored | Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = value.read() if isinstance(value, Stored) else value
+    if dtype is None:
+        dtype = tensor.dtype if tensor.dtype in DTYPES else torch.float16  # of float8
+    tensor = tensor.to(dtype)
     # the least and the greatest need no second copy, and a NaN shows in both
     if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
         raise CheckpointError(f"{name} holds NaN or infinite numbers (read as {dtype})")

@@ -40,8 +40,9 @@ def with_loras(
 ) -> Checkpoint:
     """The checkpoint with LoRAs merged into its weights, each times its scale; several add up.
 
-    The networks that change are new ones, in dtype, or in their own; they share the weights that
-    stay. CheckpointError, before any weight is read, where a file does not fit.
+    The networks that change are new ones. The weights that change are in dtype, or in their own;
+    those that stay are shared. CheckpointError, before any weight is read, where a file does not
+    fit.
     """
     where, todo = places_in(checkpoint.modules) if files else {}, {}
     for file, scale in files:
@@ -62,12 +63,11 @@ def with_loras(
 def _changed(
     network: nn.Module, changes: Mapping[str, list[Change]], dtype: torch.dtype | None
 ) -> nn.Module:
-    state = {}
-    for key, weight in network.state_dict().items():
-        total = _sum(weight, changes[key]) if key in changes else weight
-        state[key] = total.to(dtype or weight.dtype)
-        if key in changes and not state[key].isfinite().all():
-            names = first_few([str(change.file) for change in changes[key]])
+    state = network.state_dict()
+    for key, todo in changes.items():
+        state[key] = _sum(state[key], todo).to(dtype or state[key].dtype)
+        if not state[key].isfinite().all():
+            names = first_few([str(change.file) for change in todo])
             raise CheckpointError(f"with {names}, {key} holds NaN or infinite numbers")
     copy = on_meta(Part(type(network), network.config, ""))
     copy.load_state_dict(state, assign=True)

@@ -59,6 +59,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     """
     start = time.perf_counter()
     check(options)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages, sooner there
     with uninterrupted():  # only now, so that a mistake in the arguments is told at once
         import torch
         from PIL import Image  # noqa: F401 - as the two others, which it interrupts as badly
@@ -73,12 +74,13 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
     images, sketch = open_given(options), open_control(options)
     asked = Settings(**settings, hint=sketch)
     how = {"device": options.device, "release": options.release, "tile": options.tile}
-    how["dtype"] = getattr(torch, options.dtype)
+    how["dtype"] = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     model = (options.checkpoint or TINY, options.family, options.prediction, options.ema)
     loras = [*([(FAST, 1.0)] if options.fast else []), *(options.lora or ())]
     changes = {"loras": loras, "embeddings": options.embedding or ()}
     changes["control_net"] = fields.get("control_net")
     pipe, others = Pipeline.load(*model, **changes, **how), {}
+    how["dtype"] = pipe.dtype
     if refiner := fields.get("refiner"):
         others["refiner"] = Pipeline.load(refiner, **how)
         settings["share"] = 0.8 if options.share is None else options.share
@@ -100,7 +102,8 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         told = getattr(options, name)
         settings[name] = usual[name].default if told is None else told
     about = {"minisd": options.command, "version": __version__, "torch": torch.__version__}
-    about |= {"model": pipe.family, "size": "{}x{}".format(*size)} | fingerprints(options)
+    about |= {"dtype": plain(pipe.dtype), "model": pipe.family, "size": "{}x{}".format(*size)}
+    about |= fingerprints(options)
     if options.lora:
         about["lora"] = "\n".join(f"{path}:{scale}" for path, scale in options.lora)
     if options.embedding:
@@ -149,26 +152,36 @@ def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
     side = pipe.usual.size // pipe.first_stage.factor
     if options.tile and options.tile < side:
         yield f"the decoder learned {side} x {side} latents; in smaller tiles it paints differently"
-    if options.device == "cpu" and options.dtype != "float32":
-        times = slower(options.dtype)
-        if times > 1.2:
-            yield f"{options.dtype} takes {times:.1f} times as long as float32 on this processor"
+    yield from precision_notes(options.dtype, pipe)
 
 
-def slower(dtype: str) -> float:
-    """How many times longer than in float32 a small convolution takes on this processor."""
-    import torch
+def precision_notes(asked: str, pipe) -> Iterator[str]:
+    """What it is computed in, and what that costs, where --dtype leaves a choice or costs time."""
+    from ..pipeline.precision import bits_of, slower
 
-    def seconds(kind: torch.dtype) -> float:
-        x, weight = torch.ones(1, 64, 32, 32, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
-        spent = []
-        for _ in range(4):  # the first prepares
-            start = time.perf_counter()
-            torch.conv2d(x, weight)
-            spent.append(time.perf_counter() - start)
-        return min(spent)
+    runs, cpu = plain(pipe.dtype), pipe.device.type == "cpu"
+    stored = bits_of(pipe.checkpoint.unet)
+    if asked == "auto" and runs != "float32":
+        times = f": it takes {slower(pipe.dtype):.1f} of float32's time here" if cpu else ""
+        yield f"--dtype auto is {runs}, as the file has it{times}"
+    elif asked == "auto" and stored.itemsize == 2 and pipe.is_lean("unet"):
+        times = f"{plain(stored)} takes {slower(stored):.1f} times as long on this processor"
+        yield f"--dtype auto is float32: {times}"
+    elif cpu and runs in ("bfloat16", "float16") and (times := slower(pipe.dtype)) > 1.2:
+        yield (
+            f"{runs} takes {times:.1f} times as long as float32 on this processor: --dtype float32 "
+            "is faster, and needs no more memory for a large file of 16 bits"
+        )
+    if pipe.is_lean("unet"):
+        yield (
+            f"the weights stay {plain(stored)}, as the file has them, and each layer's are turned "
+            f"to {runs} as it runs"
+        )
 
-    return seconds(getattr(torch, dtype)) / seconds(torch.float32)
+
+def plain(dtype) -> str:
+    """A dtype's name as --dtype takes it."""
+    return str(dtype).removeprefix("torch.")
 
 
 # ---- what comes out -----------------------------------------------------------------------

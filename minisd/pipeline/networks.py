@@ -23,6 +23,7 @@ from .conditioning import (
     tokenizer_for,
 )
 from .pictures import in_tiles
+from .precision import widened
 from .settings import USUAL, Prompt, Usual
 from .threads import is_small, threads_for
 
@@ -41,7 +42,11 @@ def usable(device: str | torch.device) -> torch.device:
 class Networks:
     """The networks of a checkpoint, each copied to its device and dtype when it is first used.
 
-    A network that is there in that dtype already runs as it is, in eval mode.
+    A network that is there in that dtype already runs as it is, in eval mode. lean: one that has
+    fewer bits than it is to run in is not copied; its layers are widened as they run
+    (`precision.widened`), with the same results. By default that is so on a CPU, but for small
+    networks (`threads.SMALL`): they would save less than 40 MB by it, and the tiny model's U-Net
+    would take 1.4 times as long.
     tokenizers: one for each text encoder, a function from prompts to ids; CLIP's by default. words:
     all that the model was trained on, for `warnings`. The checkpoint's own weights stay as they
     are; with release a copy is let go right after its use, so that one network is held at a time.
@@ -59,6 +64,7 @@ class Networks:
         release: bool = False,
         tile: int | None = None,
         control: ControlNet | None = None,
+        lean: bool | None = None,
     ):
         missing = [name for name in ("unet", "vae") if getattr(checkpoint, name) is None]
         if missing:
@@ -75,7 +81,7 @@ class Networks:
         if tile is not None and tile < 4:
             raise ValueError(f"a tile must be at least 4 latents wide, got {tile}")
         self.device, self.dtype = usable(device), dtype
-        self.release, self.tile = release, tile
+        self.release, self.tile, self.lean = release, tile, lean
         self.config, self.first_stage = checkpoint.unet.config, checkpoint.vae.config
         self._placed: dict[str, nn.Module] = {}
 
@@ -90,16 +96,29 @@ class Networks:
         yield module
 
     def _place(self, name: str) -> nn.Module:
-        module = self.control if name == "control" else self.checkpoint.modules[name]
-        overflows = name == "vae" and self.dtype == torch.float16
-        dtype = torch.float32 if overflows else self.dtype
+        module, dtype, lean = self._stored(name), self.works_in(name), self.is_lean(name)
         weights = module.state_dict()
         if all(w.dtype == dtype and w.device == self.device for w in weights.values()):
             return module.eval()
         copy = on_meta(Part(type(module), module.config, ""))
-        there = {key: weight.to(self.device, dtype) for key, weight in weights.items()}
+        there = {key: w.to(self.device, w.dtype if lean else dtype) for key, w in weights.items()}
         copy.load_state_dict(there, assign=True)
-        return copy.eval()
+        return (widened(copy, dtype) if lean else copy).eval()
+
+    def _stored(self, name: str) -> nn.Module:
+        return self.control if name == "control" else self.checkpoint.modules[name]
+
+    def works_in(self, name: str) -> torch.dtype:
+        """The dtype that a network computes in."""
+        overflows = name == "vae" and self.dtype == torch.float16
+        return torch.float32 if overflows else self.dtype
+
+    def is_lean(self, name: str) -> bool:
+        """Whether a network's weights stay in fewer bits than it computes in."""
+        module, size = self._stored(name), self.works_in(name).itemsize
+        usual = self.device.type == "cpu" and not is_small(module)
+        wanted = usual if self.lean is None else self.lean
+        return wanted and any(w.dtype.itemsize < size for w in module.parameters())
 
     def like(self) -> Tensor:
         """An empty latent (0, c, 0, 0) where samplers run: on the device, in float32 or better."""
@@ -205,10 +224,10 @@ class Networks:
     ) -> Tensor:
         """Pictures (b, 3, h, w) in -1..1 -> scaled latents (count or b, ...): the mean of q(z|x),
         or with noise a sample of it for each."""
-        count = count or len(picture)
+        count, dtype = count or len(picture), self.works_in("vae")
         with self.part("vae") as vae:
             with threads_for(is_small(vae), 1):
-                said = [vae.encode(one.to(next(vae.parameters()))) for one in picture.split(1)]
+                said = [vae.encode(one.to(self.device, dtype)) for one in picture.split(1)]
         if isinstance(said[0], Posterior):
             parts = (torch.cat(part).to(self.like()) for part in zip(*said, strict=True))
             q = Posterior(*(repeated(part, count) for part in parts))
@@ -221,7 +240,7 @@ class Networks:
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents -> pictures (b, 3, h, w) in -1..1, float32 on the CPU, one at a time."""
         with self.part("vae") as vae:
-            z = (z / self.first_stage.scale_factor).to(next(vae.parameters()))
+            z = (z / self.first_stage.scale_factor).to(self.device, self.works_in("vae"))
             with threads_for(is_small(vae), 1):
                 pictures = [self._decode_one(vae, one).float().cpu() for one in z.split(1)]
         pictures = torch.cat(pictures)

@@ -15,6 +15,7 @@ batch it is the picture that it is alone (but for rounding).
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,9 @@ from ..schedules import ab_at, alpha_bar, scaled_linear_betas
 from .conditioning import depth_channel, paint_mask, read_tokenizer, repeated, shrink
 from .control import hint_size, led
 from .menu import SAMPLERS
-from .networks import Networks
+from .networks import Networks, usable
 from .pictures import as_depth, as_mask, as_picture
+from .precision import bits_of, fastest
 from .run import Run, Told
 from .settings import (
     Prompt,
@@ -68,7 +70,7 @@ class Pipeline(Networks):
         family: str | Family | None = None,
         prediction: str | None = None,
         ema: bool = False,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         loras: Sequence[tuple[str | Path, float]] = (),
         control_net: str | Path | None = None,
         embeddings: Sequence[str | Path] = (),
@@ -79,21 +81,23 @@ class Pipeline(Networks):
         loras: files and their scales, as [("paint.safetensors", 0.8)], merged into the weights.
         control_net: the file or folder of a ControlNet that is led by each way's hint.
         embeddings: files of textual inversions; prompts may hold their words.
-        options are Networks' (device, release, tile, ...). The weights stay mapped from the file,
-        and what runs in another dtype is a copy. A tokenizer in the file's metadata is taken.
+        dtype: what is computed in; "auto" is 16 bits, as the file has them, where these are faster
+        (`precision.fastest`), or else float32. options are Networks' (device, release, tile, ...).
+        The weights stay mapped from the file; what runs in another dtype is a copy, or, on a CPU,
+        is widened layer by layer. A tokenizer in the file's metadata is taken.
         """
         changes = [(open_lora(file), scale) for file, scale in loras]  # refused before all else
         words = [open_embedding(file) for file in embeddings]
-        stored, metadata = dtype, {}
-        if not Path(path).is_dir():
-            about = files.info(path)
-            parts = [part.dtypes for name, part in about.parts.items() if name != "other"]
-            kinds = [kind for kind in files.DTYPES if {(str(kind)[len("torch.") :],)} == {*parts}]
-            stored = kinds[0] if kinds and not ema else dtype
-            metadata = about.metadata
-        checkpoint = with_loras(files.load(path, family, prediction, stored, ema), changes, dtype)
+        metadata = {} if Path(path).is_dir() else files.info(path).metadata
+        asked = torch.float32 if dtype == "auto" else dtype
+        checkpoint = files.load(path, family, prediction, asked, ema, keep=True)
+        if dtype == "auto":
+            unet, device = checkpoint.unet, usable(options.get("device", "cpu"))
+            dtype = torch.float32 if is_small(unet) else fastest(bits_of(unet), device)
+        checkpoint = with_loras(checkpoint, changes, dtype)
         if control_net is not None:
-            options["control"] = load_control(control_net, checkpoint.unet.config, dtype)
+            told = (checkpoint.unet.config, dtype)
+            options["control"] = load_control(control_net, *told, keep=True)
         found = read_tokenizer(metadata, checkpoint.text and checkpoint.text.config)
         if found and "tokenizers" not in options:
             options |= {"tokenizers": [found[0]], "words": found[1]}
@@ -265,10 +269,10 @@ class Pipeline(Networks):
 
     def eps_model(self, unet: nn.Module, told: Told) -> EpsModel:
         """The U-Net with its conditions and guidance as samplers take it: (x, t) -> ε."""
-        place, small = next(unet.parameters()), is_small(unet)
+        device, dtype, small = self.device, self.works_in("unet"), is_small(unet)
 
         def there(part: Tensor) -> Tensor:
-            return part.to(place) if part.is_floating_point() else part.to(place.device)
+            return part.to(device, dtype) if part.is_floating_point() else part.to(device)
 
         s, scale = told.settings, told.scale
         if told.hint is not None:
@@ -280,7 +284,7 @@ class Pipeline(Networks):
         def network(x: Tensor, index: Tensor, given: dict) -> Tensor:
             x_in = torch.cat([x, given["beside"]], dim=1) if "beside" in given else x
             with threads_for(small, len(x)):
-                return unet(x_in.to(place), index, given.get("context"), given.get("y")).to(x)
+                return unet(there(x_in), index, given.get("context"), given.get("y")).to(x)
 
         cond, uncond = (c and c.map(there).named() for c in (told.cond, told.uncond))
         if uncond and (s.guide_from, s.guide_until) != (T, 0):

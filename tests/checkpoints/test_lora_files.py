@@ -185,7 +185,8 @@ def test_what_does_not_change_is_shared_and_the_sum_is_rounded_once(files):
     assert first.data_ptr() == second.data_ptr()
     merged = with_loras(pipe.checkpoint, [(file, 0.7)], torch.bfloat16)
     for (network, key), wanted in expected(pipe, (pairs, 0.7)).items():
-        if network == "unet":  # within half a step of 8 bits, and the sum's own rounding
+        if network == "unet" and (network, key.removesuffix(".weight")) in pairs:
+            # within half a step of 8 bits, and the sum's own rounding
             value = lora_files.theirs(Pipeline(merged, pipe.tokenizers))[network][key][1]
             assert value.dtype == torch.bfloat16
             assert (value.double() - wanted).abs().max() <= wanted.abs().max() / 256

@@ -17,13 +17,12 @@ from PIL import Image
 from minisd.__main__ import main
 from minisd.checkpoints.loading import Checkpoint, save
 from minisd.command import given, terminal
-from minisd.command import run as commands
 from minisd.command.arguments import THEIRS, parsers, read
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.bert import BERTText
 from minisd.models.configs import AutoencoderConfig, TextConfig, UNetConfig
 from minisd.models.unet import UNet
-from minisd.pipeline import Pipeline
+from minisd.pipeline import Pipeline, precision, threads
 from minisd.pipeline.conditioning import prompt_warnings, tokenizer_metadata
 from minisd.pipeline.menu import GRIDS, SAMPLERS
 from minisd.pipeline.networks import Networks
@@ -307,16 +306,22 @@ def test_syntax_is_looked_for_in_no_time():
         assert isinstance(prompt_warnings(part * 50_000, []), list)
 
 
-def test_a_slower_dtype_is_told(capsys, quick, monkeypatch):
-    monkeypatch.setattr(commands, "slower", lambda dtype: {"bfloat16": 4.0, "float16": 0.9}[dtype])
+def test_a_slower_dtype_is_told(capsys, monkeypatch):
+    times = {torch.bfloat16: 4.0, torch.float16: 0.9}
+    monkeypatch.setattr(precision, "slower", times.get)
     assert run(PROMPT, *ONE, "--dtype", "bfloat16") == 0
-    assert "bfloat16 takes 4.0 times as long as float32" in told(capsys)
-    assert run(PROMPT, *ONE, "--dtype", "float16") == 0 and "times as long" not in told(capsys)
-    assert run(PROMPT, *ONE) == 0 and "times as long" not in told(capsys)
+    said = told(capsys)
+    assert "bfloat16 takes 4.0 times as long as float32 on this processor: --dtype float32" in said
+    for more in (["--dtype", "float16"], [], ["--dtype", "auto", "--out", "auto.png"]):
+        assert run(PROMPT, *ONE, *more) == 0 and "times as long" not in told(capsys)
+    assert read_settings("auto.png")["dtype"] == "float32"  # what it was, and not what was asked
 
 
-def test_how_much_slower_is_measured():
-    assert 0.01 < commands.__dict__["slower"]("float32") < 100
+def test_weights_that_stay_as_they_are_are_told(capsys, monkeypatch):
+    says = "the weights stay float16, as the file has them, and each layer's are turned to float32"
+    assert run(PROMPT, *ONE) == 0 and says not in told(capsys)  # the tiny model is small
+    monkeypatch.setattr(threads, "SMALL", 1_000_000)
+    assert run(PROMPT, *ONE) == 0 and told(capsys).count(says) == 1
 
 
 # ---- again --------------------------------------------------------------------------------
