@@ -231,15 +231,16 @@ def from_flow(u_model: Callable[[Tensor, Tensor], Tensor], ab: Tensor) -> EpsMod
 def to_flow(eps_model: EpsModel, ab: Tensor) -> Callable[[Tensor, float], Tensor]:
     """The flow u(z, t) that a model of ε, v or x0 is: `from_flow` turned round.
 
-    It is evaluated at the time of equal SNR, a real one (`clocks`), which must be one of ab's; at
-    t = 1 at T, if ᾱ_T is 0. z (b, ...), t in (0, 1].
+    It is evaluated at the time of equal SNR, a real one (see `clocks`), and at t = 1 at T, where ᾱ
+    must be 0. z (b, ...); t in (0, 1] -> (b, ...). ValueError for a t with more noise than ᾱ_T.
     """
     clock = Clock(ab)
+    T = len(clock) - 1
 
     def u_model(z: Tensor, t: float) -> Tensor:
-        at_t = len(clock) - 1 if t == 1 and clock[len(clock) - 1] == 0 else clock.time(t / (1 - t))
-        x = z / flow_scale(t)
-        eps, x0 = predict(eps_model, x, at_t, clock)
+        sigma = t / (1 - t) if t < 1 else math.inf
+        same_snr = T if t == 1 and clock[T] == 0 else clock.time(sigma)
+        eps, x0 = predict(eps_model, z / flow_scale(t), same_snr, clock)
         return straight_velocity(x0, eps)
 
     return u_model

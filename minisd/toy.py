@@ -81,7 +81,7 @@ class IdealVelocity:
 
         u(x, t) = Σ_k r_k ((t - (1-t) σ_k²) (x - (1-t) m_k) / v_k - m_k)
 
-    x (b, ...); t a number or (b,), above 0 where a σ_k is 0 -> (b, ...).
+    x (b, ...); t a number or (b,) -> (b, ...). ValueError at t = 0 where a σ_k is 0.
     """
 
     def __init__(self, mixture: GaussianMixture):
@@ -91,6 +91,8 @@ class IdealVelocity:
         means, std = self.mixture.means.flatten(1), self.mixture.std  # (k, d), (k,)
         t = torch.as_tensor(t, dtype=means.dtype).reshape(-1, 1)  # (1 or b, 1)
         var = (1 - t) ** 2 * std**2 + t**2  # (1 or b, k)
+        if (var == 0).any():
+            raise ValueError("at t = 0 there is no velocity off the data where std is 0: raise t")
         away = x.flatten(1).to(means.dtype)[:, None] - (1 - t)[..., None] * means  # (b, k, d)
         log_density = -(away**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
         r = (self.mixture.weights.log() + log_density).softmax(1)[..., None]  # (b, k, 1)

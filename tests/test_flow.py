@@ -136,6 +136,16 @@ def test_to_flow_begins_in_noise_alone():
         guidance.from_flow(lambda x, t: x[:1], AB)(x, 500)
 
 
+def test_what_has_no_velocity_says_so():
+    eps_model = IdealDenoiser(mixture(), alpha_bar(scaled_linear_betas()))  # ends above 0
+    u = guidance.to_flow(eps_model, eps_model.ab)
+    for t in (1, 0.99):
+        with pytest.raises(ValueError, match="sigma must be from 0 to 14.6"):
+            u(randn(2, 2), t)
+    with pytest.raises(ValueError, match="raise t"):
+        IdealVelocity(GaussianMixture(randn(3, 2)))(randn(2, 2), 0.0)
+
+
 # ---- samplers -----------------------------------------------------------------------------
 
 

@@ -15,20 +15,21 @@ from torch import Tensor
 from .ddpm import sqrt
 
 
-def interpolant(x0: Tensor, eps: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+def interpolant(x0: Tensor, eps: Tensor, a_t: Tensor, b_t: Tensor) -> Tensor:
     """Stochastic Interpolants §4, SD 3 eq. 1: any path from a picture to noise.
 
-        x_t = α_t x_0 + σ_t ε
+        x_t = a_t x_0 + b_t ε
 
-    α falls from 1 to 0 and σ rises from 0 to 1. √ᾱ_t and √(1-ᾱ_t) are diffusion's. With α'_t and
-    σ'_t, their derivatives, in their place it is the velocity u = α'_t x_0 + σ'_t ε of that path.
+    a falls from 1 to 0 and b rises from 0 to 1; most papers write α_t and σ_t. √ᾱ_t and √(1-ᾱ_t)
+    are diffusion's. With their derivatives in their place it is the path's velocity,
+    u = a'_t x_0 + b'_t ε.
     x0, eps (b, ...) -> (b, ...).
     """
-    return alpha_t * x0 + sigma_t * eps
+    return a_t * x0 + b_t * eps
 
 
 def straight_path(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """SD 3 eq. 13, Rectified Flow eq. 1: the straight path, α_t = 1-t and σ_t = t.
+    """SD 3 eq. 13, Rectified Flow eq. 1: the straight path, a_t = 1-t and b_t = t.
 
         x_t = (1-t) x_0 + t ε
 
