@@ -151,7 +151,7 @@ def straightness(path: Tensor, times: Tensor) -> Tensor:
 
     path (n, b, ...), the points of b paths at n times; times (n,), from 1 to 0 or from 0 to 1, the
     whole way -> (), at least 0; 0 for straight paths of constant speed. dx_t/dt is that of the
-    piece between two points. Official: `straightness`
+    piece between two points.
     """
     length = times.diff().reshape(-1, *[1] * (path.ndim - 1))  # (n-1, 1, ...)
     off = path.diff(dim=0) / length - (path[-1] - path[0]) / (times[-1] - times[0])
