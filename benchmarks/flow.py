@@ -4,8 +4,9 @@
 
 Both train the same LoRA on the tiny model, as often and with the same captions and noise: one on
 u and the straight path (tiny.flow.Flow), one on v as the model itself was (tiny.stages.Joint). Then
-the judge looks at the pictures of both and of the model as it ships; captions, seeds, sampler and
-guidance are the same. Trainings go on from the folder, and rows that are there are not run again.
+the judge looks at the pictures of both, of the model as it ships, and of that one called as a flow
+before any training; captions, seeds, sampler and guidance are the same. Trainings go on from the
+folder, and rows that are there are not run again.
 """
 
 import argparse
@@ -41,10 +42,13 @@ def main() -> None:
     latents = Latents(options.folder, begin.vae, options.scenes)
 
     def pipe(name: str) -> Pipeline:
-        """The pipeline of "u" or "v", trained if it is not yet, or of the model as it ships."""
+        """Of "u" or "v", trained if it is not yet; of the model as it ships; or of that model called
+        as a flow ("untrained")."""
         if name == "shipped":
             return Pipeline.load(TINY)
         whole = loading.load(TINY, "tiny")
+        if name == "untrained":
+            return Pipeline(whole._replace(unet=AsV(whole.unet)), tokenizers=[tokenizer()])
         if name == "u":
             stage = Flow(latents, whole)
         else:
@@ -66,7 +70,7 @@ def main() -> None:
 
     found = json.loads(options.out.read_text()) if options.out.exists() else {"sampling": SAMPLING}
     rows = found.setdefault("rows", [])
-    for name in ("u", "v", "shipped"):
+    for name in ("u", "v", "shipped", "untrained"):
         current = pipe(name)
         for things in (1, 2):
             row = {"model": name, "things": things, "n": options.captions}
