@@ -42,8 +42,8 @@ def main() -> None:
     latents = Latents(options.folder, begin.vae, options.scenes)
 
     def pipe(name: str) -> Pipeline:
-        """Of "u" or "v", trained if it is not yet; of the model as it ships; or of that one called as
-        a flow ("untrained")."""
+        """Of "u" or "v", trained if it is not yet; of the model as it ships; or of that one, called
+        as a flow ("untrained")."""
         if name == "shipped":
             return Pipeline.load(TINY)
         whole = loading.load(TINY, "tiny")
