@@ -13,18 +13,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .clocks import sigmas_of
+from .clocks import Clock, sigmas_of
 from .equations import (
+    eps_from_u,
     eps_from_v,
     eps_from_x0,
+    flow_scale,
+    flow_time,
     guided_eps,
     pred_x0,
     rescale_guidance,
     sigma_from_ab,
     sqrt,
+    straight_velocity,
+    x0_from_u,
     x0_from_v,
 )
-from .prediction import EpsModel, Prediction, checked, same_shape
+from .prediction import EpsModel, Prediction, checked, predict, same_shape
 from .schedules import ab_at, at, check_number, check_t
 
 
@@ -205,6 +210,40 @@ def from_x0(x0_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
         return Prediction(eps_from_x0(x, x0, ab_at(ab, t, x)), x0)
 
     return eps_model
+
+
+def from_flow(u_model: Callable[[Tensor, Tensor], Tensor], ab: Tensor) -> EpsModel:
+    """An eps_model made of a flow, so that every sampler here samples it: SD 3 §3.1, turned round.
+
+    u_model(z, t) predicts u at the straight path's t, from 0 to 1, where the SNR is that of ᾱ; its
+    z is x times `flow_scale`. It returns ε and x0, both computed from u, so also at ᾱ_t = 0.
+    """
+
+    def eps_model(x: Tensor, t: float) -> Prediction:
+        time = flow_time(ab_at(ab, t, x))
+        z = flow_scale(time) * x
+        u = same_shape("what u_model returns", u_model(z, time), x)
+        return Prediction(eps_from_u(z, u, time), x0_from_u(z, u, time))
+
+    return eps_model
+
+
+def to_flow(eps_model: EpsModel, ab: Tensor) -> Callable[[Tensor, float], Tensor]:
+    """The flow u(z, t) that a model of ε, v or x0 is: `from_flow` turned round.
+
+    It is evaluated at the time of equal SNR, a real one (see `clocks`), and at t = 1 at T, where ᾱ
+    must be 0. z (b, ...); t in (0, 1] -> (b, ...). ValueError for a t with more noise than ᾱ_T.
+    """
+    clock = Clock(ab)
+    T = len(clock) - 1
+
+    def u_model(z: Tensor, t: float) -> Tensor:
+        sigma = t / (1 - t) if t < 1 else math.inf
+        same_snr = T if t == 1 and clock[T] == 0 else clock.time(sigma)
+        eps, x0 = predict(eps_model, z / flow_scale(t), same_snr, clock)
+        return straight_velocity(x0, eps)
+
+    return u_model
 
 
 def corrected(eps_model: EpsModel, corrector: Callable, **corrector_kwargs) -> EpsModel:

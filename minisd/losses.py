@@ -9,7 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .equations import eps_loss_weight, forward_variance, q_sample, reverse_mean, simple_loss
+from .equations import (
+    eps_loss_weight,
+    forward_variance,
+    q_sample,
+    reverse_mean,
+    simple_loss,
+    straight_path,
+    straight_velocity,
+)
 from .prediction import checked, same_shape
 from .schedules import at, check_t
 
@@ -37,6 +45,21 @@ def l_weighted(
     """
     loss = l_simple(eps_model, x0, t, eps, ab)
     return at(weight, t, loss) * loss
+
+
+def flow_matching(u_model: Callable, x0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
+    """Flow Matching eq. 9, Rectified Flow eq. 1, SD 3 §2: conditional flow matching.
+
+        ‖(ε - x_0) - u_θ((1-t) x_0 + t ε, t)‖² / d
+
+    u_model(x, t) -> (b, ...), called with the t that came in; x0, eps (b, ...); t in [0, 1], a
+    number or (b,) -> (b,). The target is the velocity of one line; the best u_θ is the mean of
+    those of all lines through x_t.
+    """
+    each = t.reshape(-1, *[1] * (x0.ndim - 1)) if isinstance(t, Tensor) else t
+    x_t = straight_path(x0, same_shape("eps", eps, x0), each)
+    u = same_shape("what u_model returns", u_model(x_t, t), x_t)
+    return ((straight_velocity(x0, eps) - u) ** 2).flatten(1).mean(1)
 
 
 def prior_preservation(new: Tensor, prior: Tensor, weight: float = 1.0) -> Tensor:

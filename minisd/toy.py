@@ -72,6 +72,34 @@ class IdealDenoiser:
         return log_w.masked_fill(~allowed, -math.inf)
 
 
+class IdealVelocity:
+    """The velocity of the straight paths from a Gaussian mixture to noise, E[ε - x_0 | x_t], in
+    closed form (Flow Matching eq. 8): u(x, t), t from 0 at the data to 1 at the noise.
+
+    At time t component k has become N((1-t) m_k, v_k I) with v_k = (1-t)² σ_k² + t². With r_k the
+    probability that x_t came from it (Bayes' rule),
+
+        u(x, t) = Σ_k r_k ((t - (1-t) σ_k²) (x - (1-t) m_k) / v_k - m_k)
+
+    x (b, ...); t a number or (b,) -> (b, ...). ValueError at t = 0 where a σ_k is 0.
+    """
+
+    def __init__(self, mixture: GaussianMixture):
+        self.mixture = mixture
+
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
+        means, std = self.mixture.means.flatten(1), self.mixture.std  # (k, d), (k,)
+        t = torch.as_tensor(t, dtype=means.dtype).reshape(-1, 1)  # (1 or b, 1)
+        var = (1 - t) ** 2 * std**2 + t**2  # (1 or b, k)
+        if (var == 0).any():
+            raise ValueError("at t = 0 there is no velocity off the data where std is 0: raise t")
+        away = x.flatten(1).to(means.dtype)[:, None] - (1 - t)[..., None] * means  # (b, k, d)
+        log_density = -(away**2).sum(2) / (2 * var) - means.shape[1] / 2 * var.log()
+        r = (self.mixture.weights.log() + log_density).softmax(1)[..., None]  # (b, k, 1)
+        slope = ((t - (1 - t) * std**2) / var)[..., None]
+        return (r * (slope * away - means)).sum(1).reshape(x.shape).to(x)
+
+
 class MLP(nn.Module):
     """A small network for 2-D data: ε_θ(x, index[, label]), index = t - 1 as for any network here.
 

@@ -1129,3 +1129,94 @@ def control_scales(strength, guess):
     while len(scales) < 13:
         scales.insert(0, scales[0] * 0.825 if guess else strength)
     return scales
+
+
+# ---- 21 -----------------------------------------------------------------------------------
+
+
+def line_point(x0, eps, t):
+    x0, eps = A(x0), A(eps)
+    return x0 + t * (eps - x0), -(x0 - eps)
+
+
+def line_ends(x_t, u, t):
+    # two equations, x_t = (1-t) x0 + t ε and u = ε - x0, solved for x0 and ε
+    both = np.stack([A(x_t).ravel(), A(u).ravel()])
+    ends = np.linalg.solve(np.array([[1 - t, t], [-1.0, 1.0]]), both)
+    return [end.reshape(A(x_t).shape) for end in ends]
+
+
+def mean_velocity(x, t, data):
+    x, data = A(x), A(data)
+    rows = []
+    for point in x:
+        lines = (point - (1 - t) * data) / t  # the noise of each line through the point
+        p = np.exp(-(lines**2).sum(1) / 2)
+        rows.append(p @ (lines - data) / p.sum())
+    return np.stack(rows)
+
+
+def data_at_zero(x, at_0, at_1):
+    # the size of the residual of each end's own rule
+    residuals = np.linalg.norm(A(at_0) + A(x), axis=1), np.linalg.norm(A(at_1) - A(x), axis=1)
+    return np.less(*residuals)
+
+
+def flow_euler(velocity, x, times):
+    for k in range(1, len(times)):
+        x = x - (times[k - 1] - times[k]) * velocity(x, times[k - 1])
+    return x
+
+
+def flow_heun(velocity, x, t, s):
+    h, first = t - s, velocity(x, t)
+    return x - h / 2 * first - h / 2 * velocity(x - h * first, s)
+
+
+def equal_snr_time(ab):
+    sigma = np.sqrt(1 / ab - 1)
+    return sigma / (1 + sigma)
+
+
+def eps_as_u(x_t, eps, ab_t):
+    t = equal_snr_time(ab_t)
+    z = np.hypot(1 - t, t) * A(x_t)
+    return z, (A(eps) - z) / (1 - t)  # ε = z + (1-t) u
+
+
+def path_straightness(path, times):
+    path, times = A(path), A(times)
+    whole = (path[-1] - path[0]) / (times[-1] - times[0])
+    total = 0.0
+    for k in range(len(times) - 1):
+        h = times[k + 1] - times[k]
+        total += abs(h) * np.mean(np.sum(((path[k + 1] - path[k]) / h - whole) ** 2, axis=-1))
+    return total
+
+
+def reflowed_velocity(x, t, mean, std):
+    z = (A(x) - (1 - t) * mean) / (std + t * (1 - std))
+    return (1 - std) * z - mean
+
+
+def logit_density(t, mean, std):
+    # the normal density of the logit, times autograd's slope of the logit
+    t = t.clone().requires_grad_()
+    y = t.log() - (1 - t).log()
+    (slope,) = torch.autograd.grad(y.sum(), t)
+    z = (y.detach() - mean) / std
+    return torch.distributions.Normal(0 * z, 1 + 0 * z).log_prob(z).exp() * slope / std
+
+
+def shifted_grid(steps, shift):
+    line = np.linspace(1, 0, steps + 1)
+    return shift / (shift + 1 / np.maximum(line, 1e-300) - 1) * (line > 0)
+
+
+def joint_attention(q_text, k_text, v_text, q_image, k_image, v_image):
+    k, v = np.vstack([k_text, k_image]), np.vstack([v_text, v_image])
+    found = []
+    for q in (A(q_text), A(q_image)):
+        p = np.exp(q @ k.T / np.sqrt(q.shape[1]))
+        found.append(p / p.sum(1, keepdims=True) @ v)
+    return found

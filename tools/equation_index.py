@@ -49,12 +49,16 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "ControlNet": ("2302.05543", "Adding Conditional Control to Text-to-Image Diffusion Models"),
     "VQGAN": ("2012.09841", "Taming Transformers for High-Resolution Image Synthesis"),
     "LPIPS": ("1801.03924", "The Unreasonable Effectiveness of Deep Features"),
+    "Flow Matching": ("2210.02747", "Flow Matching for Generative Modeling"),
+    "Rectified Flow": ("2209.03003", "Flow Straight and Fast: Rectified Flow"),
+    "Stochastic Interpolants": ("2303.08797", "Stochastic Interpolants: Flows and Diffusions"),
+    "SD 3": ("2403.03206", "Scaling Rectified Flow Transformers for Image Synthesis"),
     "FID": ("1706.08500", "GANs Trained by a Two Time-Scale Update Rule"),
 }
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
-    "equations.first_stage", "equations.distillation", "equations.consistency",
+    "equations.first_stage", "equations.distillation", "equations.consistency", "equations.flow",
     "samplers", "guidance", "losses", "models.lora", "models.words", "models.controlnet",
 ]  # fmt: skip
 

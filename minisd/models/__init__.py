@@ -3,7 +3,8 @@
 A network here knows tensors and shapes and no diffusion: times, schedules and samplers are the
 maths at the top of the package. `configs` has every published model's settings, `attention_maps`
 shows what each word is attended by, `controlnet` leads a U-Net by a picture, and `lora` puts a
-small change beside frozen layers. Attribute names are those of the official checkpoints.
+small change beside frozen layers. `mmdit` is SD 3's transformer, for notebook 21; nothing loads its
+weights. Attribute names are those of the official checkpoints.
 May import: nothing of minisd. Imported by: checkpoints, pipeline, tiny, teaching.
 """
 
