@@ -39,14 +39,14 @@ def verdict(exercise, cases: list[tuple], answer: Callable, names: list[str] = (
     """
     rounded = None
     for i, case in enumerate(cases):
-        wanted = numbers(exercise.reference(*copies(case)))
+        wanted = numbers(exercise.reference(*copies(case)), parted=True)
         try:
             got = answer(i)
             if blank(got):
                 return Verdict(BLANK)
             if got is None:
                 return Verdict(WRONG, "your function returned None; is a `return` missing?")
-            got = numbers(got)
+            got = numbers(got, parted=True)
             wrong = difference(got, wanted, exercise.tolerance, "got", "want")
         except NotNumbers as other:
             got, wrong = None, f"the answer must be real numbers, but it is {other}"
@@ -74,7 +74,8 @@ def _hint(exercise, cases: list[tuple], answer: Callable, wrong: int) -> str:
     given = [_numbers_or_none(answer, i) for i in range(len(cases))]
     if given[wrong] is None:
         return ""
-    to_right = _apart(given[wrong], numbers(exercise.reference(*copies(cases[wrong]))))
+    right = numbers(exercise.reference(*copies(cases[wrong])), parted=True)
+    to_right = _apart(given[wrong], right)
     bounds, found = [max(exercise.tolerance, _near(a)) for a in given], []
     for hint, slip in exercise.slips.items():
         apart = {}
@@ -97,6 +98,7 @@ def _is_float32(got: Tensor | None, want: Tensor) -> bool:
     if got is None or _apart(got, want) == math.inf or not _near(got):
         return False
     got, want = got.flatten(), want.flatten()
+    got, want = (x[~(got.isnan() & want.isnan())] for x in (got, want))
     held = bool((got.float().double() == got).all())
     allowed = _near(want) if held else 1e-6 * want.abs() + 1e-3 * _near(want)
     return bool((_gaps(got, want) <= allowed).all())
@@ -105,7 +107,7 @@ def _is_float32(got: Tensor | None, want: Tensor) -> bool:
 def _numbers_or_none(function: Callable, *arguments) -> Tensor | None:
     """What it gives; None where it fails, as an answer may in a later case, and a slip in any."""
     try:
-        return numbers(function(*arguments))
+        return numbers(function(*arguments), parted=True)
     except Exception:
         return None
 
@@ -148,24 +150,33 @@ def difference(a: Tensor, b: Tensor, tolerance: float, one: str = "a", two: str 
     place = f"number {i} of {len(gap)}"
     if len(shape) > 1:
         place = f"{[int(k) for k in np.unravel_index(i, shape)]}, {place}"
-    apart = int((gap > tolerance).sum())
+    apart, borders = int((gap > tolerance).sum()), bool((a.isnan() != b.isnan()).any())
     return (
         f"max |{one} - {two}| = {gap[i]:.3g} at {place}: {one} {a[i]:.6g}, {two} {b[i]:.6g}"
         + (f"\n  {apart} of {len(gap)} numbers differ" if len(gap) > 1 else "")
         + (f"\n  {one} {_few(a)}\n  {two} {_few(b)}" if 1 < len(gap) <= 6 else "")
+        + (f"\n  nan stands where a part ends: {one}'s parts have other sizes" if borders else "")
     )
 
 
-def numbers(value) -> Tensor:
+def numbers(value, parted: bool = False) -> Tensor:
     """Real numbers in any wrapping (torch, numpy, a Fraction, lists and tuples of these) as
     float64. Raises NotNumbers for anything else: a string, a complex number that is not real.
+
+    Parts of different shapes come as one row of numbers; parted: with nan between two of them, so
+    that what is split elsewhere is another answer.
     """
     try:
         if isinstance(value, (list, tuple, range)):
-            parts = [numbers(v) for v in value]
-            alike = len({part.shape for part in parts}) == 1
-            flat = [part.flatten() for part in parts]
-            return torch.stack(parts) if alike else torch.cat([*flat, torch.zeros(0)])
+            parts = [numbers(v, parted) for v in value]
+            if len({part.shape for part in parts}) == 1:
+                return torch.stack(parts)
+            if parted and len({part.squeeze().shape for part in parts}) == 1:
+                return torch.stack([part.squeeze() for part in parts])
+            flat, border = [part.flatten() for part in parts], torch.full((1,), math.nan)
+            if parted:
+                flat = [piece for part in flat for piece in (border, part)][1:]
+            return torch.cat([*flat, torch.zeros(0)])
         if isinstance(value, Tensor):
             found = value.detach().cpu().resolve_conj()
             found = found if found.layout == torch.strided else found.to_dense()
@@ -175,7 +186,7 @@ def numbers(value) -> Tensor:
             array = np.asarray(value)
             array = array.astype(np.float64) if array.dtype.kind in "biuf" else array
             if array.dtype.kind == "O":
-                return numbers(array.tolist())
+                return numbers(array.tolist(), parted)
             found = torch.from_numpy(np.array(array))  # of any strides
         elif isinstance(value, (str, bytes, bytearray)):
             raise TypeError

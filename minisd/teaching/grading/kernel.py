@@ -56,7 +56,7 @@ def _answer(function: Callable, case: list, seconds: float) -> dict:
             got = attempt(function, case)
             if blank(got):
                 return {"blank": 1}
-            return {"none": 1} if got is None else encode_numbers(numbers(got))
+            return {"none": 1} if got is None else encode_numbers(numbers(got, parted=True))
     except NotNumbers as other:
         return {"other": str(other)}
     except TooLong as error:
