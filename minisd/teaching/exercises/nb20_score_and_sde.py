@@ -316,7 +316,6 @@ EXERCISES = {
         },
         level="easy",
         goal="write denoising score matching with the weight that makes it L_simple",
-        given=("dsm",),
     ),
     "likelihood_weight": Exercise(
         lambda beta, ab_t: beta / (2 * (1 - ab_t)),
@@ -581,7 +580,6 @@ EXERCISES = {
         },
         level="easy",
         goal="find the classifier that two predictions contain",
-        given=("q_class_gradient",),
     ),
     "tempered_gaussian": Exercise(
         _tempered(),
