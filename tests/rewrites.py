@@ -1136,10 +1136,10 @@ def control_scales(strength, guess):
 
 def two_cluster_score(x, centre, std, ab_t):
     x = x.clone().requires_grad_()
-    spread = (ab_t * std**2 + 1 - ab_t) ** 0.5
-    parts = [torch.distributions.Normal(ab_t**0.5 * m, spread) for m in (centre, -centre)]
-    density = sum(part.log_prob(x).exp() for part in parts)
-    return torch.autograd.grad(density.log().sum(), x)[0]
+    var = ab_t * std**2 + 1 - ab_t
+    away = torch.stack([x - ab_t**0.5 * m for m in (centre, -centre)])
+    log_q = torch.logsumexp(-(away**2) / (2 * var), 0)
+    return torch.autograd.grad(log_q.sum(), x)[0]
 
 
 def score_loss(score, x0, eps, ab_t):

@@ -435,7 +435,6 @@ EXERCISES = {
         },
         level="easy",
         goal="take a step of the reverse SDE",
-        given=(reverse_drift,),
     ),
     "family_drift": Exercise(
         _family(),
@@ -484,37 +483,6 @@ EXERCISES = {
         level="middle",
         goal="estimate a trace from products with random vectors",
     ),
-    "x0_spread": Exercise(
-        _spread,
-        _spread_cases,
-        {
-            "The factor (1-ᾱ_t)/ᾱ_t is missing": lambda div, ab, d: d + (1 - ab) * div,
-            "The divergence has the factor 1 - ᾱ_t": lambda div, ab, d: (1 - ab) / ab * (d + div),
-            "The factor of the divergence is 1 - ᾱ_t, not its root": lambda div, ab, d: (
-                (1 - ab) / ab * (d + math.sqrt(1 - ab) * div)
-            ),
-            "There are d numbers: the trace of the unit matrix is d": lambda div, ab, d: (
-                (1 - ab) / ab * (1 + (1 - ab) * div)
-            ),
-            "The sign of the divergence is wrong: it is negative, and lowers the spread": (
-                lambda div, ab, d: (1 - ab) / ab * (d - (1 - ab) * div)
-            ),
-            "The ratio is upside down: with more noise x_0 is less certain": lambda div, ab, d: (
-                ab / (1 - ab) * (d + (1 - ab) * div)
-            ),
-            "Divide by ᾱ_t, not by its root": lambda div, ab, d: (
-                _spread(div, ab, d) * math.sqrt(ab)
-            ),
-            "This is the mean over the d numbers: the sum is wanted": lambda div, ab, d: (
-                _spread(div, ab, d) / d
-            ),
-            "This is the part of ε: divide by ᾱ_t": lambda div, ab, d: (
-                (1 - ab) * (d + (1 - ab) * div)
-            ),
-        },
-        level="hard",
-        goal="read off the divergence how far x_0 is known",
-    ),
     "bits_per_number": Exercise(
         _bits,
         _bits_cases,
@@ -547,6 +515,37 @@ EXERCISES = {
         level="easy",
         goal="turn a log density into bits for each number",
     ),
+    "x0_spread": Exercise(
+        _spread,
+        _spread_cases,
+        {
+            "The factor (1-ᾱ_t)/ᾱ_t is missing": lambda div, ab, d: d + (1 - ab) * div,
+            "The divergence has the factor 1 - ᾱ_t": lambda div, ab, d: (1 - ab) / ab * (d + div),
+            "The factor of the divergence is 1 - ᾱ_t, not its root": lambda div, ab, d: (
+                (1 - ab) / ab * (d + math.sqrt(1 - ab) * div)
+            ),
+            "There are d numbers: the trace of the unit matrix is d": lambda div, ab, d: (
+                (1 - ab) / ab * (1 + (1 - ab) * div)
+            ),
+            "The sign of the divergence is wrong: it is negative, and lowers the spread": (
+                lambda div, ab, d: (1 - ab) / ab * (d - (1 - ab) * div)
+            ),
+            "The ratio is upside down: with more noise x_0 is less certain": lambda div, ab, d: (
+                ab / (1 - ab) * (d + (1 - ab) * div)
+            ),
+            "Divide by ᾱ_t, not by its root": lambda div, ab, d: (
+                _spread(div, ab, d) * math.sqrt(ab)
+            ),
+            "This is the mean over the d numbers: the sum is wanted": lambda div, ab, d: (
+                _spread(div, ab, d) / d
+            ),
+            "This is the part of ε: divide by ᾱ_t": lambda div, ab, d: (
+                (1 - ab) * (d + (1 - ab) * div)
+            ),
+        },
+        level="hard",
+        goal="read off the divergence how far x_0 is known",
+    ),
     "ks_distance": Exercise(
         _ks(),
         _ks_cases,
@@ -559,6 +558,7 @@ EXERCISES = {
         },
         level="middle",
         goal="write the two-sample test of Kolmogorov and Smirnov",
+        given=("largest_gap",),
     ),
     "class_gradient": Exercise(
         _class_gradient,
