@@ -47,7 +47,7 @@ def langevin_step(x: Tensor, score: Tensor, step: float, z: Tensor) -> Tensor:
 
 
 def vp_beta(tau: float, first: float = 0.1, last: float = 20.0) -> float:
-    """Score SDE eq. 32: the rate of the noise at τ, the limit of T β_t for DDPM's linear schedule.
+    """Score SDE App. C: the rate of the noise at τ, the limit of T β_t for DDPM's linear schedule.
 
         β(τ) = β_min + τ (β_max - β_min)
 
@@ -57,7 +57,7 @@ def vp_beta(tau: float, first: float = 0.1, last: float = 20.0) -> float:
 
 
 def vp_alpha_bar(tau: Tensor, first: float = 0.1, last: float = 20.0) -> Tensor:
-    """Score SDE eq. 33: ᾱ at τ, the limit of the product of all 1 - β_i up to there.
+    """Score SDE App. C: ᾱ at τ, the limit of the product of all 1 - β_i up to there.
 
         ᾱ(τ) = exp(-∫₀^τ β(r) dr) = exp(-τ β_min - ½ τ² (β_max - β_min))
 

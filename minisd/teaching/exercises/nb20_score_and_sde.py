@@ -627,5 +627,6 @@ EXERCISES = {
         },
         level="easy",
         goal="measure how far a sample is from its nearest training picture",
+        given=("nearest",),
     ),
 }
