@@ -109,6 +109,8 @@ def test_denoising_score_matching(ab_t):
 
 def test_langevin_dynamics_of_a_gaussian():
     """A step is linear, so the variance follows exactly; it stays at s²/(1 - a/(4s²))."""
+    by_hand = 1 + 0.05 * -0.5 + math.sqrt(0.1) * 2
+    assert abs(langevin_step(1.0, -0.5, 0.1, 2.0) - by_hand) <= 1e-12
     for std, step in ((1.0, 0.5), (0.7, 0.3)):
         kept = langevin_step(1.0, -1 / std**2, step, 0.0)
         noise = langevin_step(0.0, 0.0, step, 1.0)

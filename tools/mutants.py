@@ -64,6 +64,7 @@ EQUIVALENT: dict[str, str] = {
     "mean_matching_loss: sides of a difference swapped in `mean - mean_theta`": SQUARED,
     "eps_loss_weight: sides of a difference swapped in `1 - alpha_t`": SQUARED,
     "simple_loss: sides of a difference swapped in `eps - eps_theta`": SQUARED,
+    "score_matching_loss: sides of a difference swapped in `score - target`": SQUARED,
     "gaussian_nll: sides of a difference swapped in `x - mean`": SQUARED,
     "l_t: 1 for 0 in `0` #2": "every sample of a batch has as many numbers",
     "l_t: -1 for 0 in `0` #2": "every sample of a batch has as many numbers",
