@@ -73,6 +73,7 @@ EQUIVALENT: dict[str, str] = {
     "l_simple: eps for x_t in `x_t`": "eps has the shape of x_t, as in l_t",
     "l_T: 1 for 0 in `0`": "every sample of a batch has as many numbers",
     "l_T: -1 for 0 in `0`": "every sample of a batch has as many numbers",
+    "divergence: -1 for 0 in `0` #2": "there is one gradient, the first and the last",
     "alpha_bar: -1 for 0 in `0`": "the line has one dimension, which is also its last",
     "gaussian: Gt for GtE in `torch.rand(z.shape, generator=generator) >= dropout`": "never equal",
     "last: 2 for 1 in `1`": "two steps are kept in memory, the last is returned",
