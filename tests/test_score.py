@@ -207,6 +207,9 @@ def test_divergences():
     found = torch.stack([hutchinson(lambda x: x @ matrix.T, x, z.expand(5, 3))[1] for z in signs])
     assert (found.mean(0) - matrix.trace()).abs().max() <= 1e-12
     assert found.std(0).min() > 0.1
+    z = randn(5, 3, seed=6)  # and Gaussian probes, one for each row
+    expected = torch.stack([row @ matrix @ row for row in z])
+    assert (hutchinson(lambda x: x @ matrix.T, x, z)[1] - expected).abs().max() <= 1e-12
 
 
 def test_the_likelihood_is_exact():
