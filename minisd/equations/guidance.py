@@ -54,8 +54,9 @@ def classifier_guided_eps(eps: Tensor, gradient: Tensor, ab_t: Tensor, scale: fl
 
         ε̂ = ε_θ - √(1-ᾱ_t) g ∇ log p(c | x_t)
 
-    eps, gradient (b, ...); g, the scale: 0 is off, 1 is Bayes' rule -> (b, ...). With the gradient
-    of an ideal classifier it is `guided_eps`.
+    The scale g, ADM's s, stands in §4.3 and Algorithm 1; eq. 14 and Algorithm 2's line omit it.
+    eps, gradient (b, ...); g = 0 is off, g = 1 is Bayes' rule -> (b, ...). With the gradient of an
+    ideal classifier it is `guided_eps`.
     Official: `condition_score` (guided-diffusion)
     """
     return eps - sqrt(1 - ab_t) * scale * gradient

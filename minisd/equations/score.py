@@ -31,7 +31,7 @@ def score_matching_loss(score: Tensor, target: Tensor) -> Tensor:
 
         ½ ‖s_θ(x_t) - ∇ log q(x_t | x_0)‖²
 
-    score, target (b, ...) -> (b,). Times 2 (1-ᾱ_t), it is the paper's ‖ε - ε_θ‖² of DDPM eq. 14.
+    score, target (b, ...) -> (b,). Times 2 (1-ᾱ_t), it is DDPM's ‖ε - ε_θ‖² (its eq. 14).
     """
     return ((score - target) ** 2).flatten(1).sum(1) / 2
 

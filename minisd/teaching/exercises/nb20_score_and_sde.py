@@ -44,13 +44,12 @@ def _two_clusters(slip=""):
             var = ab_t * std + 1 - ab_t
         if slip == "data":
             var = std**2 + 1 - ab_t
-        c = centre if slip == "centre" else sqrt(ab_t) * centre
-        pull = torch.tanh(c * x if slip == "tanh" else c * x / var)
-        if slip == "one":
-            pull = torch.ones_like(x)
-        if slip == "near":
-            pull = x.sign()
-        score = (c * pull - x) / (1 if slip == "undivided" else var)
+        centres = {"centre": centre, "root": ab_t * centre}
+        c = centres.get(slip, sqrt(ab_t) * centre)
+        pulls = {"tanh": torch.tanh(c * x), "twice": torch.tanh(2 * c * x / var)}
+        pulls |= {"one": torch.ones_like(x), "near": x.sign(), "none": 0 * x}
+        pull = pulls.get(slip, torch.tanh(c * x / var))
+        score = ((1 if slip == "share" else c) * pull - x) / (1 if slip == "undivided" else var)
         return {"sign": -score, "eps": -sqrt(1 - ab_t) * score}.get(slip, score)
 
     return score
@@ -115,6 +114,11 @@ def _scaled_linear(cubic=1 / 3, cross=1.0, square=False):
         return math.exp(-(tau * low**2 + cross * tau**2 * low * rise + cubic * tau**3 * rise**2))
 
     return ab
+
+
+def _root_of_beta(tau, first, last):
+    """The integral of √β."""
+    return math.sqrt(first) * tau + (math.sqrt(last) - math.sqrt(first)) * tau**2 / 2
 
 
 def _scaled_linear_cases(g):
@@ -197,6 +201,8 @@ def _ks(slip=""):
             return (len(a) * below_a - len(b) * below_b).abs().max()
         if slip == "first":
             return gap[: len(a)].abs().max()
+        if slip == "second":
+            return gap[len(a) :].abs().max()
         return gap.abs().max()
 
     return distance
@@ -228,15 +234,17 @@ def _tempered(slip=""):
     def gaussian(mean_u, std_u, mean_c, std_c, scale):
         u, c = (std_u, std_c) if slip == "std" else (std_u**2, std_c**2)
         weights = {"w": (-scale, 1 + scale), "classes": (1.0, scale), "turned": (scale, 1 - scale)}
+        weights["product"] = 1.0, 1.0
         a, b = weights.get(slip, (1 - scale, scale))
         if slip == "mix":
             return [a * mean_u + b * mean_c, a * std_u + b * std_c]
         precision = a / u + b / c
-        mean = (a * mean_u / u + b * mean_c / c) / precision
-        if slip == "plain mean":
-            mean = a * mean_u + b * mean_c
-        spread = {"var": 1 / precision, "precision": precision}
-        return [mean, spread.get(slip, abs(precision) ** -0.5)]
+        weighted, plain = a * mean_u / u + b * mean_c / c, a * mean_u + b * mean_c
+        means = {"plain mean": plain, "one mean": plain, "undivided": weighted}
+        mean = means.get(slip, weighted / precision)
+        spread = {"var": 1 / precision, "precision": precision, "one mean": std_c}
+        std = spread.get(slip, abs(precision) ** -0.5)
+        return [std, mean] if slip == "exchanged" else [mean, std]
 
     return gaussian
 
@@ -267,12 +275,25 @@ EXERCISES = {
         _two_clusters(),
         _two_cluster_cases,
         {
-            "The variance of x_t is ᾱ_t s² + 1 - ᾱ_t: the noise is missing": (
+            "The variance of x_t is ᾱ_t std² + 1 - ᾱ_t: the noise is missing": (
                 _two_clusters("no noise")
             ),
-            "s is a standard deviation: its square belongs into the variance": _two_clusters("std"),
-            "The data's variance shrinks too: it is ᾱ_t s² at time t": _two_clusters("data"),
+            "The square of `std` belongs into the variance": _two_clusters("std"),
+            "The data's variance shrinks too: it is ᾱ_t std² at time t": _two_clusters("data"),
             "At time t the centres are at ±√ᾱ_t m": _two_clusters("centre"),
+            "At time t the centres are at ±√ᾱ_t m, with the root of ᾱ_t": _two_clusters("root"),
+            "This is the clean data's score: at time t the centres and the variance have changed": (
+                lambda x, centre, std, ab_t: _two_clusters()(x, centre, std, 1.0)
+            ),
+            "This is the score of a single Gaussian around 0: both centres are missing": (
+                _two_clusters("none")
+            ),
+            "The difference of the two probabilities is tanh(cx/v), without a factor 2": (
+                _two_clusters("twice")
+            ),
+            "The mean of the two centres is c tanh(cx/v): the factor c is missing": (
+                _two_clusters("share")
+            ),
             "Inside tanh, divide by the variance v": _two_clusters("tanh"),
             "Divide the whole by the variance v": _two_clusters("undivided"),
             "This is the score of one cluster alone: weigh both by Bayes' rule": (
@@ -307,6 +328,15 @@ EXERCISES = {
             "Compare with the score, not with the noise": lambda s, x0, eps, ab: (
                 (1 - ab) * _sum((s - eps) ** 2)
             ),
+            "The error is ε + √(1-ᾱ_t) s_θ: the root is missing": lambda s, x0, eps, ab: _sum(
+                (s + eps) ** 2
+            ),
+            "The conditional score is -ε/√(1-ᾱ_t): the division is missing": (
+                lambda s, x0, eps, ab: (1 - ab) * _sum((s + eps) ** 2)
+            ),
+            "This is the norm: its square is the loss": lambda s, x0, eps, ab: _score_loss(
+                s, x0, eps, ab
+            ).sqrt(),
             "The weight is 1 - ᾱ_t, not its root": lambda s, x0, eps, ab: (
                 _score_loss(s, x0, eps, ab) / math.sqrt(1 - ab)
             ),
@@ -335,6 +365,13 @@ EXERCISES = {
             "The squared error of ε is what stands there: no ᾱ_t": lambda beta, ab_t: (
                 beta * ab_t / (2 * (1 - ab_t))
             ),
+            "For very short steps α_t goes to 1: do not divide by it": lambda beta, ab_t: (
+                beta / (2 * (1 - beta) * (1 - ab_t))
+            ),
+            "The weight ½ β has the factor β": lambda beta, ab_t: 1 / (2 * (1 - ab_t)),
+            "The error of the score is that of ε over √(1-ᾱ_t), and is squared once": (
+                lambda beta, ab_t: beta / (2 * (1 - ab_t) ** 2)
+            ),
         },
         level="middle",
         goal="find the loss weight that bounds the likelihood",
@@ -347,18 +384,27 @@ EXERCISES = {
             "The variance comes out too large, not too small": lambda std, a: (
                 std**2 / (1 + a / (4 * std**2))
             ),
-            "(1 - a/(2s²))² = 1 - a/s² + a²/(4s⁴): look at the last term again": lambda std, a: (
-                std**2 / (1 - a / (2 * std**2))
+            "(1 - a/(2 std²))² = 1 - a/std² + a²/(4 std⁴): look at the last term again": (
+                lambda std, a: std**2 / (1 - a / (2 * std**2))
             ),
             "The drift has a/2, not a": lambda std, a: a / (1 - (1 - a / std**2) ** 2),
             "The noise has the variance a, not a²": lambda std, a: (
                 a**2 / (1 - (1 - a / (2 * std**2)) ** 2)
             ),
             "The noise has the variance a, not a/2": lambda std, a: _langevin_variance(std, a) / 2,
-            "The variance is multiplied by the square of 1 - a/(2s²)": lambda std, a: 2 * std**2,
+            "The variance is multiplied by the square of 1 - a/(2 std²)": lambda std, a: 2 * std**2,
             "This is the standard deviation": lambda std, a: math.sqrt(_langevin_variance(std, a)),
-            "The score of a Gaussian is -x/s², with the square": lambda std, a: (
+            "The score of a Gaussian is -x/std², with the square": lambda std, a: (
                 a / (1 - (1 - a / (2 * std)) ** 2)
+            ),
+            "This is one step without its drift, which shrinks x before the noise is added": (
+                lambda std, a: std**2 + a
+            ),
+            "The noise is √a z, and its variance is a": lambda std, a: (
+                math.sqrt(a) / (1 - (1 - a / (2 * std**2)) ** 2)
+            ),
+            "The drift points to the middle: x is multiplied by 1 - a/(2 std²)": lambda std, a: (
+                a / (1 - (1 + a / (2 * std**2)) ** 2)
             ),
         },
         level="middle",
@@ -377,6 +423,12 @@ EXERCISES = {
             ),
             "The division by the last σ² is missing": lambda sigmas, step: step * sigmas**2,
             "The factor `step` is missing": lambda sigmas, step: sigmas**2 / sigmas[-1] ** 2,
+            "a_i itself is wanted: Langevin's step divides it by 2": lambda sigmas, step: (
+                _annealed(sigmas, step) / 2
+            ),
+            "The length goes with the square of σ, not with its root": lambda sigmas, step: (
+                step * (sigmas / sigmas[-1]).sqrt()
+            ),
             "The steps follow the σ, in their order": lambda sigmas, step: _annealed(
                 sigmas, step
             ).flip(0),
@@ -402,6 +454,17 @@ EXERCISES = {
             "The exponent has no ½: that belongs to √ᾱ": lambda *a: math.sqrt(_scaled_linear()(*a)),
             "Integrate β from 0 to τ; this is β(τ) times τ": lambda tau, first, last: math.exp(
                 -tau * (math.sqrt(first) + tau * (math.sqrt(last) - math.sqrt(first))) ** 2
+            ),
+            "This is the integral of √β: take the square first": lambda *a: math.exp(
+                -_root_of_beta(*a)
+            ),
+            "The integral of a square is not the square of the integral": lambda *a: math.exp(
+                -(_root_of_beta(*a) ** 2)
+            ),
+            "1 - β is for one step of a chain: integrate β, and take exp of minus that": (
+                lambda tau, first, last: (
+                    1 - (math.sqrt(first) + tau * (math.sqrt(last) - math.sqrt(first))) ** 2
+                )
             ),
             "The integral ends at τ, not at 1": lambda tau, first, last: _scaled_linear()(
                 1.0, first, last
@@ -432,6 +495,29 @@ EXERCISES = {
             "The length of the step is missing under the root": (
                 _step(noise=lambda beta, length: math.sqrt(beta))
             ),
+            "This is a step of the ODE: the reverse SDE has the whole score, and noise": (
+                _step(of_score=0.5, noise=lambda beta, length: 0.0)
+            ),
+            "This is a step of the forward SDE: the way back needs the score": (
+                _step(of_x=-0.5, of_score=0.0)
+            ),
+            "The score's factor is β: it is missing": lambda x, score, z, beta, length: (
+                x + length * (beta / 2 * x + score) + math.sqrt(beta * length) * z
+            ),
+            "The drift counts for the time of the step: multiply it by the length": (
+                lambda x, score, z, beta, length: (
+                    x + beta / 2 * x + beta * score + math.sqrt(beta * length) * z
+                )
+            ),
+            "This is the drift alone: return x after the step": (
+                lambda x, score, z, beta, length: reverse_drift(x, score, beta)
+            ),
+            "This is what the step adds: add it to x": lambda x, score, z, beta, length: (
+                _reverse_step(x, score, z, beta, length) - x
+            ),
+            "Add the noise: -z is as likely as z, but this step is made with z": (
+                _step(noise=lambda beta, length: -math.sqrt(beta * length))
+            ),
         },
         level="easy",
         goal="take a step of the reverse SDE",
@@ -452,6 +538,19 @@ EXERCISES = {
             ),
             "The drift points uphill as time runs back: -β times the score": (
                 _family(lambda eta: -(1 + eta**2) / 2)
+            ),
+            "Keep the sign of `reverse_drift`: dτ is negative": lambda *a: -_family()(*a),
+            "η is not squared, and the ODE's half of the score is missing": (
+                _family(lambda eta: eta)
+            ),
+            "The ODE's half of the score is always there: add ½ η² to it": (
+                _family(lambda eta: eta**2)
+            ),
+            "The part of the noise has the sign of the ODE's half, and is added to it": (
+                _family(lambda eta: -(eta**2) / 2)
+            ),
+            "This is the Langevin part alone: add the ODE's drift": (
+                _family(lambda eta: eta**2 / 2, of_x=0.0)
             ),
             "This is the reverse SDE, for η = 1": _family(lambda eta: 1.0),
             "This is the ODE, for η = 0": _family(lambda eta: 0.5),
@@ -508,6 +607,13 @@ EXERCISES = {
             "The width counts once for each number, so it is not divided by d": lambda log_p, d: (
                 -log_p / (d * math.log(2)) + math.log2(127.5) / d
             ),
+            "All of this is in nats: divide by ln 2": lambda log_p, d: -log_p / d + math.log(127.5),
+            "The width of a level is 2/255, so this is log2(127.5) and not 8": lambda log_p, d: (
+                -log_p / (d * math.log(2)) + 8
+            ),
+            "The width of a level is 2/255, so this is log2(127.5) and not 7": lambda log_p, d: (
+                -log_p / (d * math.log(2)) + 7
+            ),
             "The width is in nats still: use the logarithm to base 2": lambda log_p, d: (
                 -log_p / (d * math.log(2)) + math.log(127.5)
             ),
@@ -539,6 +645,15 @@ EXERCISES = {
             "This is the mean over the d numbers: the sum is wanted": lambda div, ab, d: (
                 _spread(div, ab, d) / d
             ),
+            "The squared distance is wanted, not its root": lambda div, ab, d: _spread(
+                div, ab, d
+            ).sqrt(),
+            "The trace of the unit matrix, d, is missing": lambda div, ab, d: (
+                (1 - ab) ** 2 / ab * div
+            ),
+            "The divergence is a sum over the d numbers already: it has no factor d": (
+                lambda div, ab, d: (1 - ab) / ab * d * (1 + (1 - ab) * div)
+            ),
             "This is the part of ε: divide by ᾱ_t": lambda div, ab, d: (
                 (1 - ab) * (d + (1 - ab) * div)
             ),
@@ -554,6 +669,7 @@ EXERCISES = {
             "Take the largest gap, not the mean": _ks("mean"),
             "Compare shares, not counts": _ks("counts"),
             "Look for the gap at the points of b too": _ks("first"),
+            "Look for the gap at the points of a too": _ks("second"),
             "Compare shares below a point, not the sorted numbers": _quantiles,
         },
         level="middle",
@@ -574,8 +690,17 @@ EXERCISES = {
             "Divide by √(1-ᾱ_t), the noise's factor, not by √ᾱ_t": lambda c, u, ab: (
                 (u - c) / math.sqrt(ab)
             ),
+            "Divide by the root of 1 - ᾱ_t; and the sign is wrong": lambda c, u, ab: (
+                (c - u) / (1 - ab)
+            ),
+            "Divide, do not multiply, by √(1-ᾱ_t); and the sign is wrong": lambda c, u, ab: (
+                math.sqrt(1 - ab) * (c - u)
+            ),
             "The unconditional prediction must be subtracted": lambda c, u, ab: score_from_eps(
                 c, ab
+            ),
+            "The unconditional prediction must be subtracted; and the sign is wrong": (
+                lambda c, u, ab: -score_from_eps(c, ab)
             ),
         },
         level="easy",
@@ -597,6 +722,14 @@ EXERCISES = {
             "Weigh the means by the precisions": _tempered("plain mean"),
             "The second number is a standard deviation: the root is missing": _tempered("var"),
             "This is the precision, 1 over the variance": _tempered("precision"),
+            "The mean comes first, then the standard deviation": _tempered("exchanged"),
+            "This is q(x) q(x|c): the exponents 1 - g and g are missing": _tempered("product"),
+            "Divide the weighted sum of the means by the sum of the weights": (
+                _tempered("undivided")
+            ),
+            "This guides the mean alone: weigh it by the precisions, and compute the width": (
+                _tempered("one mean")
+            ),
         },
         level="hard",
         goal="compute what guidance is often said to sample",
@@ -620,6 +753,12 @@ EXERCISES = {
             ),
             "Take squares, then the root: this is the mean of absolute differences": (
                 lambda x, p: _gaps(x, p).sqrt().mean(2).amin(1)
+            ),
+            "This is the number of the nearest picture: return its distance": lambda x, p: (
+                _gaps(x, p).mean(2).argmin(1)
+            ),
+            "A root mean square has d under the root: divide by √d, not by d": lambda x, p: (
+                _gaps(x, p).sum(2).sqrt().amin(1) / x[0].numel()
             ),
             "Find the nearest for each x, not for each training picture": lambda x, p: _nearest(
                 p, x
