@@ -32,6 +32,31 @@ class GaussianMixture:
         std = self.std[k].reshape(-1, *[1] * (z.ndim - 1))
         return self.means[k] + std * z, self.labels[k]
 
+    def log_density(self, x: Tensor, ab_t: float | Tensor = 1.0) -> Tensor:
+        """log q(x_t) of the data noised to ᾱ_t, or clean at 1: x (b, ...) -> (b,), in nats.
+
+        log Σ_k w_k N(x; √ᾱ_t m_k, v_k I),  v_k = ᾱ_t s_k² + 1 - ᾱ_t, above 0
+        """
+        return self._log_parts(x, ab_t).logsumexp(1)
+
+    def score(self, x: Tensor, ab_t: float | Tensor = 1.0) -> Tensor:
+        """∇ log q(x_t) in closed form, also at ᾱ_t = 1 where every s_k > 0: (b, ...) -> (b, ...).
+
+        -Σ_k r_k (x - √ᾱ_t m_k) / v_k,  r_k the probability that x_t came from component k
+        """
+        ab_t = torch.as_tensor(ab_t, dtype=x.dtype)
+        r = self._log_parts(x, ab_t).softmax(1) / (ab_t * self.std**2 + 1 - ab_t)  # (b, k)
+        away = x.flatten(1)[:, None] - ab_t.sqrt() * self.means.flatten(1)  # (b, k, d)
+        return -(r[..., None] * away).sum(1).reshape(x.shape)
+
+    def _log_parts(self, x: Tensor, ab_t: float | Tensor) -> Tensor:
+        """(b, k): the log of each component's part of q(x_t)."""
+        ab_t = torch.as_tensor(ab_t, dtype=x.dtype)
+        var = ab_t * self.std**2 + 1 - ab_t
+        away = x.flatten(1)[:, None] - ab_t.sqrt() * self.means.flatten(1)  # (b, k, d)
+        d = away.shape[2]
+        return self.weights.log() - (away**2).sum(2) / (2 * var) - d / 2 * (2 * math.pi * var).log()
+
 
 class IdealDenoiser:
     """The best possible ε_θ for a Gaussian mixture, E[ε | x_t], in closed form: an eps_model.

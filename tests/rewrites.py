@@ -1131,6 +1131,87 @@ def control_scales(strength, guess):
     return scales
 
 
+# ---- 20 -----------------------------------------------------------------------------------
+
+
+def two_cluster_score(x, centre, std, ab_t):
+    x = x.clone().requires_grad_()
+    var = ab_t * std**2 + 1 - ab_t
+    away = torch.stack([x - ab_t**0.5 * m for m in (centre, -centre)])
+    log_q = torch.logsumexp(-(away**2) / (2 * var), 0)
+    return torch.autograd.grad(log_q.sum(), x)[0]
+
+
+def score_loss(score, x0, eps, ab_t):
+    return np.array([(row**2).sum() for row in A(eps) + np.sqrt(1 - ab_t) * A(score)])
+
+
+def likelihood_weight(beta, ab_t):
+    return 0.5 * beta * (1 - ab_t) ** -1.0
+
+
+def langevin_variance(std, step):
+    kept, variance = (1 - step / (2 * std**2)) ** 2, 0.0
+    for _ in range(2000):
+        variance = kept * variance + step
+    return variance
+
+
+def annealed_steps(sigmas, step):
+    return [step * float(s / sigmas[-1]) ** 2 for s in sigmas]
+
+
+def scaled_linear_alpha_bar(tau, first, last):
+    at, weights = np.polynomial.legendre.leggauss(8)
+    beta = (np.sqrt(first) + (at + 1) / 2 * tau * (np.sqrt(last) - np.sqrt(first))) ** 2
+    return np.exp(-(weights * beta).sum() * tau / 2)
+
+
+def reverse_step(x, score, z, beta, length):
+    kick = beta * length
+    return (1 + kick / 2) * A(x) + kick * A(score) + np.sqrt(kick) * A(z)
+
+
+def family_drift(x, score, beta, eta):
+    flow = -beta / 2 * (A(x) + A(score))
+    return flow - eta**2 * beta / 2 * A(score)
+
+
+def hutchinson_mean(jacobian, z):
+    return np.mean([row @ A(jacobian) @ row for row in A(z)])
+
+
+def x0_spread(divergence, ab_t, d):
+    of_eps = d + (1 - ab_t) * A(divergence)  # the variance that is left of ε
+    return of_eps / (ab_t / (1 - ab_t))
+
+
+def bits_per_number(log_p, d):
+    return (-A(log_p) / d - math.log(2 / 255)) / math.log(2)
+
+
+def ks_distance(a, b):
+    points = np.sort(np.concatenate([a, b]))
+    shares = [np.searchsorted(np.sort(s), points, side="right") / len(s) for s in (A(a), A(b))]
+    return np.abs(shares[0] - shares[1]).max()
+
+
+def class_gradient(eps_c, eps_u, ab_t):
+    return (A(eps_u) - A(eps_c)) * (1 - ab_t) ** -0.5
+
+
+def tempered_gaussian(mean_u, std_u, mean_c, std_c, scale):
+    # a parabola: the log of the product, through three places
+    places = np.array([-1.0, 0.0, 1.0])
+    logs = [(-((places - m) ** 2) / (2 * s**2)) for m, s in ((mean_u, std_u), (mean_c, std_c))]
+    a, b, _ = np.polyfit(places, (1 - scale) * logs[0] + scale * logs[1], 2)
+    return [-b / (2 * a), np.sqrt(-1 / (2 * a))]
+
+
+def nearest_distance(x, pictures):
+    return [min(float(((row - p) ** 2).mean()) ** 0.5 for p in pictures) for row in x]
+
+
 # ---- 21 -----------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
     "Min-SNR": ("2303.09556", "Efficient Diffusion Training via Min-SNR Weighting"),
     "Zero-SNR": ("2305.08891", "Common Diffusion Noise Schedules and Sample Steps are Flawed"),
     "Score SDE": ("2011.13456", "Score-Based Generative Modeling through SDEs"),
+    "NCSN": ("1907.05600", "Generative Modeling by Estimating Gradients of the Data Distribution"),
+    "ADM": ("2105.05233", "Diffusion Models Beat GANs on Image Synthesis"),
     "EDM": ("2206.00364", "Elucidating the Design Space of Diffusion-Based Generative Models"),
     "DPM-Solver": ("2206.00927", "DPM-Solver: A Fast ODE Solver in Around 10 Steps"),
     "DPM-Solver++": ("2211.01095", "DPM-Solver++: Fast Solver for Guided Sampling"),
@@ -58,7 +60,8 @@ PAPERS = {  # the name docstrings use -> arXiv number, title
 MODULES = [
     "schedules", "clocks", "equations.ddpm", "equations.ddim", "equations.pndm",
     "equations.velocity", "equations.guidance", "equations.edm", "equations.dpm_solver",
-    "equations.first_stage", "equations.distillation", "equations.consistency", "equations.flow",
+    "equations.first_stage", "equations.distillation", "equations.consistency", "equations.score",
+    "equations.flow",
     "samplers", "guidance", "losses", "models.lora", "models.words", "models.controlnet",
 ]  # fmt: skip
 

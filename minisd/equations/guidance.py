@@ -1,6 +1,9 @@
-"""Classifier-free guidance (arXiv 2207.12598), and its rescaling (arXiv 2305.08891)."""
+"""Classifier-free guidance (arXiv 2207.12598), its rescaling (arXiv 2305.08891), and guidance by a
+classifier (ADM, arXiv 2105.05233)."""
 
 from torch import Tensor
+
+from .ddpm import sqrt
 
 
 def guided_eps(eps_u: Tensor, eps_c: Tensor, scale: float) -> Tensor:
@@ -34,3 +37,26 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float = 0.7) ->
     spread = conditional.flatten(1).std(1) / guided.flatten(1).std(1)
     spread = spread.reshape(-1, *[1] * (guided.ndim - 1))
     return share * spread * guided + (1 - share) * guided
+
+
+def score_from_eps(eps: Tensor, ab_t: Tensor) -> Tensor:
+    """ADM eq. 11: the score that a prediction of the noise implies.
+
+        ∇ log p_θ(x_t) = -ε_θ / √(1-ᾱ_t)
+
+    eps (b, ...); ab_t in [0, 1) -> (b, ...).
+    """
+    return -eps / sqrt(1 - ab_t)
+
+
+def classifier_guided_eps(eps: Tensor, gradient: Tensor, ab_t: Tensor, scale: float) -> Tensor:
+    """ADM eq. 14 and Algorithm 2: guidance by a classifier of noised pictures.
+
+        ε̂ = ε_θ - √(1-ᾱ_t) g ∇ log p(c | x_t)
+
+    The scale g, ADM's s, stands in §4.3 and Algorithm 1; eq. 14 and Algorithm 2's line omit it.
+    eps, gradient (b, ...); g = 0 is off, g = 1 is Bayes' rule -> (b, ...). With the gradient of an
+    ideal classifier it is `guided_eps`.
+    Official: `condition_score` (guided-diffusion)
+    """
+    return eps - sqrt(1 - ab_t) * scale * gradient
