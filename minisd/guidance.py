@@ -215,32 +215,34 @@ def from_x0(x0_model: Callable[[Tensor, int], Tensor], ab: Tensor) -> EpsModel:
 def from_flow(u_model: Callable[[Tensor, Tensor], Tensor], ab: Tensor) -> EpsModel:
     """An eps_model made of a flow, so that every sampler here samples it: SD 3 §3.1, turned round.
 
-    u_model(z, t) predicts u at the straight path's t, from 0 to 1, where the SNR is that of ᾱ; its
-    z is x times `flow_scale`. It returns ε and x0, both computed from u, so also at ᾱ_t = 0.
+    u_model(x_straight, t) predicts u at the straight path's t, from 0 to 1, where the SNR is that
+    of ᾱ; x_straight is x times `flow_scale`. It returns ε and x0, both computed from u, so also at
+    ᾱ_t = 0.
     """
 
     def eps_model(x: Tensor, t: float) -> Prediction:
         time = flow_time(ab_at(ab, t, x))
-        z = flow_scale(time) * x
-        u = same_shape("what u_model returns", u_model(z, time), x)
-        return Prediction(eps_from_u(z, u, time), x0_from_u(z, u, time))
+        x_straight = flow_scale(time) * x
+        u = same_shape("what u_model returns", u_model(x_straight, time), x)
+        return Prediction(eps_from_u(x_straight, u, time), x0_from_u(x_straight, u, time))
 
     return eps_model
 
 
 def to_flow(eps_model: EpsModel, ab: Tensor) -> Callable[[Tensor, float], Tensor]:
-    """The flow u(z, t) that a model of ε, v or x0 is: `from_flow` turned round.
+    """The flow u(x_straight, t) that a model of ε, v or x0 is: `from_flow` turned round.
 
     It is evaluated at the time of equal SNR, a real one (see `clocks`), and at t = 1 at T, where ᾱ
-    must be 0. z (b, ...); t in (0, 1] -> (b, ...). ValueError for a t with more noise than ᾱ_T.
+    must be 0. x_straight (b, ...); t in (0, 1] -> (b, ...). ValueError for a t with more noise than
+    ᾱ_T.
     """
     clock = Clock(ab)
     T = len(clock) - 1
 
-    def u_model(z: Tensor, t: float) -> Tensor:
+    def u_model(x_straight: Tensor, t: float) -> Tensor:
         sigma = t / (1 - t) if t < 1 else math.inf
         same_snr = T if t == 1 and clock[T] == 0 else clock.time(sigma)
-        eps, x0 = predict(eps_model, z / flow_scale(t), same_snr, clock)
+        eps, x0 = predict(eps_model, x_straight / flow_scale(t), same_snr, clock)
         return straight_velocity(x0, eps)
 
     return u_model

@@ -16,7 +16,7 @@ from .ddpm import sqrt
 
 
 def interpolant(x0: Tensor, eps: Tensor, a_t: Tensor, b_t: Tensor) -> Tensor:
-    """Stochastic Interpolants §4, SD 3 eq. 1: any path from a picture to noise.
+    """Stochastic Interpolants §4, SD 3 eq. 2: any path from a picture to noise.
 
         x_t = a_t x_0 + b_t ε
 
@@ -91,7 +91,7 @@ def eps_from_u(x_t: Tensor, u: Tensor, t: Tensor) -> Tensor:
 
 
 def flow_time(ab: Tensor) -> Tensor:
-    """SD 3 §3.1: the time of the straight path that has the SNR of ᾱ, so σ = t/(1-t).
+    """SD 3 §3.1 (CosMap): the straight path's time where its SNR is that of ᾱ, so σ = t/(1-t).
 
         t = √(1-ᾱ) / (√ᾱ + √(1-ᾱ))
 
@@ -101,7 +101,7 @@ def flow_time(ab: Tensor) -> Tensor:
 
 
 def ab_from_flow_time(t: Tensor) -> Tensor:
-    """SD 3 §3.1: the ᾱ that has the SNR of the straight path at t; `flow_time` turned round.
+    """SD 3 §3.1 (CosMap): the ᾱ with the SNR of the straight path at t; `flow_time` turned round.
 
         ᾱ = (1-t)² / ((1-t)² + t²)
 
@@ -111,10 +111,11 @@ def ab_from_flow_time(t: Tensor) -> Tensor:
 
 
 def flow_scale(t: Tensor) -> Tensor:
-    """SD 3 §3.1: what diffusion's x_t is multiplied by, to lie on the straight path at t.
+    """What diffusion's x_t is multiplied by, to lie on the straight path at t.
 
         c = √((1-t)² + t²),  c (√ᾱ x_0 + √(1-ᾱ) ε) = (1-t) x_0 + t ε
 
+    It follows from equal SNR: c √ᾱ = 1-t and c √(1-ᾱ) = t; the sum of their squares is c².
     t in [0, 1], any shape -> the same shape, from √½ to 1.
     """
     return sqrt((1 - t) ** 2 + t**2)
@@ -134,7 +135,7 @@ def flow_step(x_t: Tensor, u: Tensor, t: Tensor, s: Tensor) -> Tensor:
 def flow_heun_step(velocity: Callable, x_t: Tensor, t: float, s: float) -> Tensor:
     """Flow Matching eq. 1 by Heun's method: the mean of the velocities at both ends of a step.
 
-        x' = x_t + (s-t) u(x_t, t),   x_s = x_t + (s-t) (u(x_t, t) + u(x', s))/2
+        trial = x_t + (s-t) u(x_t, t),   x_s = x_t + (s-t) (u(x_t, t) + u(trial, s))/2
 
     velocity(x, t) -> (b, ...), called twice; x_t (b, ...); t, s in [0, 1] -> (b, ...). The last
     step, to s = 0, is Euler's in diffusers; here it is the caller's choice.
@@ -149,9 +150,9 @@ def straightness(path: Tensor, times: Tensor) -> Tensor:
 
         S = ∫ E‖(x_1 - x_0) - dx_t/dt‖² dt
 
-    path (n, b, ...), the points of b paths at n times; times (n,), from 1 to 0 or from 0 to 1, the
-    whole way -> (), at least 0; 0 for straight paths of constant speed. dx_t/dt is that of the
-    piece between two points.
+    x_0 and x_1 are the path's ends, at t = 0 and 1; dx_t/dt is the velocity of the piece between
+    two points. path (n, b, ...), the points of b paths at n times; times (n,), from 1 to 0 or from
+    0 to 1, the whole way -> (), at least 0; 0 for straight paths of constant speed.
     """
     length = times.diff().reshape(-1, *[1] * (path.ndim - 1))  # (n-1, 1, ...)
     off = path.diff(dim=0) / length - (path[-1] - path[0]) / (times[-1] - times[0])
@@ -183,10 +184,11 @@ def logit_normal_density(t: Tensor, mean: float = 0.0, std: float = 1.0) -> Tens
 def shifted_time(t: Tensor, shift: float) -> Tensor:
     """SD 3 eq. 23: the time with the same trace of noise in a picture of more pixels.
 
-        t' = r t / (1 + (r-1) t),  r = √(m/n)
+        t_m = r t_n / (1 + (r-1) t_n),  r = √(m/n)
 
-    It multiplies σ = t/(1-t) by the shift r: so r > 1 goes to noisier times, and two shifts are one
-    by their product. t in [0, 1], any shape -> the same shape.
+    t_n is the time in n pixels, t_m that in m pixels. The shift multiplies σ = t/(1-t) by r: so
+    r > 1 goes to noisier times, and two shifts are one by their product. t in [0, 1], any shape ->
+    the same shape.
     Official: `time_snr_shift`; `shift` (diffusers)
     """
     return shift * t / (1 + (shift - 1) * t)

@@ -37,7 +37,7 @@ def _two_and_time(g):
             yield _normal(g, *shape), _normal(g, *shape), _number(g, 0.1, 0.9)
 
 
-# ---- section 1: lines and their mean ------------------------------------------------------
+# ---- sections 1 and 2: lines and their mean -----------------------------------------------
 
 
 def _point(x0, eps, t):
@@ -48,10 +48,19 @@ def _ends(x_t, u, t):
     return x0_from_u(x_t, u, t), eps_from_u(x_t, u, t)
 
 
-def _mean_velocity(gap=lambda x, t, data: x - (1 - t) * data, spread=lambda t: t**2, give="u"):
+def _shares(score):
+    return score.softmax(1)[..., None]
+
+
+def _mean_velocity(
+    gap=lambda x, t, data: x - (1 - t) * data,
+    spread=lambda t: t**2,
+    give="u",
+    shares=_shares,
+):
     def velocity(x, t, data):
         away = gap(x[:, None], t, data)  # (b, k, d)
-        r = (-(away**2).sum(2) / (2 * spread(t))).softmax(1)[..., None]
+        r = shares(-(away**2).sum(2) / (2 * spread(t)))
         x0, eps = (r * data).sum(1), (r * (x[:, None] - (1 - t) * data) / t).sum(1)
         return {"u": eps - x0, "minus": x0 - eps, "eps": eps, "x0": x0}[give]
 
@@ -67,12 +76,22 @@ def _all_alike(x, t, data):
     return (x - data.mean(0)) / t
 
 
+def _share_per_number(x, t, data):
+    away = x[:, None] - (1 - t) * data
+    r = (-(away**2) / (2 * t**2)).softmax(1)  # (b, k, d)
+    return (r * (away / t - data)).sum(1)
+
+
+def _turned(x, t, data):
+    return _mean_velocity()(x, 1 - t, data)
+
+
 def _mean_cases(g):
     for k, d in ((2, 1), (3, 2), (5, 2), (4, 3)):
         yield 0.8 * _normal(g, 4, d), _number(g, 0.3, 0.8), _normal(g, k, d)
 
 
-# ---- section 2: which way -----------------------------------------------------------------
+# ---- section 3: which way -----------------------------------------------------------------
 
 
 def _data_at_zero(x, at_0, at_1):
@@ -91,7 +110,7 @@ def _direction_cases(g):
         yield x, *torch.stack(rows, dim=1)
 
 
-# ---- section 3: Euler and Heun ------------------------------------------------------------
+# ---- section 4: Euler and Heun ------------------------------------------------------------
 
 
 def swirl(x, t):
@@ -117,10 +136,10 @@ def _euler_cases(g):
         yield swirl, _normal(g, 3, 2), [1.0, *inner, 0.05]
 
 
-def _heun(look="end", time="s", mean=lambda a, b: (a + b) / 2, begin="start"):
+def _heun(look="end", time="s", mean=lambda a, b: (a + b) / 2, begin="start", trial="s"):
     def step(velocity, x, t, s):
         u = velocity(x, t)
-        there = flow_step(x, u, t, s)
+        there = flow_step(x, u, t, s if trial == "s" else 0)
         v = velocity(there if look == "end" else x, s if time == "s" else t)
         return flow_step(x if begin == "start" else there, mean(u, v), t, s)
 
@@ -138,18 +157,18 @@ def _heun_cases(g):
         yield swirl, _normal(g, 3, 2), t, _number(g, 0.1, t - 0.2)
 
 
-# ---- section 4: other clothes -------------------------------------------------------------
+# ---- section 5: other clothes -------------------------------------------------------------
 
 
 def _ab_cases(g):
     return [(_number(g, 0.02, 0.98),) for _ in range(6)]
 
 
-def _eps_as_u(scale=lambda a, b: a + b, give="u"):
+def _eps_as_u(scale=lambda a, b: a + b, give="u", picture=lambda x, z, e, a, b: (x - b * e) / a):
     def made(x_t, eps, ab_t):
         a, b = math.sqrt(ab_t), math.sqrt(1 - ab_t)
-        x0 = (x_t - b * eps) / a
         z = x_t / scale(a, b)
+        x0 = picture(x_t, z, eps, a, b)
         return {"u": (z, eps - x0), "v": (z, a * eps - b * x0), "minus": (z, x0 - eps)}[give]
 
     return made
@@ -158,11 +177,13 @@ def _eps_as_u(scale=lambda a, b: a + b, give="u"):
 # ---- section 6: straightness and reflow ---------------------------------------------------
 
 
-def _straightness(take=lambda off: off**2, speed=True, weigh=True, mean=True):
+def _straightness(
+    take=lambda off: (off**2).sum(2), chord_time=True, piece_time=True, weigh=True, mean=True
+):
     def measure(path, times):
-        length = times.diff()[:, None, None]
-        chord = (path[-1] - path[0]) / ((times[-1] - times[0]) if speed else 1)
-        each = take(path.diff(dim=0) / length - chord).sum(2)  # (n-1, b)
+        length = times.diff()[:, None, None] if piece_time else 1
+        chord = (path[-1] - path[0]) / ((times[-1] - times[0]) if chord_time else 1)
+        each = take(path.diff(dim=0) / length - chord)  # (n-1, b)
         each = each.mean(1) if mean else each.sum(1)
         return (each * times.diff().abs()).sum() if weigh else each.sum()
 
@@ -206,10 +227,17 @@ def _reflow_cases(g):
 # ---- section 7: times ---------------------------------------------------------------------
 
 
-def _density(std_in=lambda s: s, slope=lambda t: t * (1 - t), logit=torch.logit, norm=True):
+def _density(
+    std_in=lambda s: s,
+    slope=lambda t: t * (1 - t),
+    logit=torch.logit,
+    norm=lambda s: s * math.sqrt(2 * math.pi),
+    half=0.5,
+    mean_sign=1,
+):
     def density(t, mean, std):
-        bell = torch.exp(-((logit(t) - mean) ** 2) / (2 * std_in(std) ** 2))
-        return bell / ((std * math.sqrt(2 * math.pi) if norm else 1) * slope(t))
+        off = (logit(t) - mean_sign * mean) / std_in(std)
+        return torch.exp(-half * off**2) / (norm(std) * slope(t))
 
     return density
 
@@ -232,6 +260,11 @@ def _grid(shift=lambda t, r: r * t / (1 + (r - 1) * t), ends=lambda n: (1.0, 0.0
     return times
 
 
+def _from_smallest(steps, r):
+    line = [1 - 0.999 * i / max(steps - 1, 1) for i in range(steps)]
+    return [*(shifted_time(t, r) for t in line), 0.0]
+
+
 def _grid_cases(g):
     return [(n, r) for n, r in ((1, 3.0), (4, 3.0), (10, 1.0), (5, 2.0))] + [
         (7, _number(g, 1.2, 4)),
@@ -242,18 +275,22 @@ def _grid_cases(g):
 # ---- section 9: MMDiT ---------------------------------------------------------------------
 
 
-def _joint(scale=True, along="keys", of="both", order="text"):
+def _joint(scale=lambda m, n, d: math.sqrt(d), along="keys", of="both", values="text"):
     def attend(q_text, k_text, v_text, q_image, k_image, v_image):
         parts = zip((q_text, k_text, v_text), (q_image, k_image, v_image), strict=True)
-        q, k, v = (torch.cat(part if order == "text" else part[::-1]) for part in parts)
-        m = len(q_text)
+        q, k, v = (torch.cat(part) for part in parts)
+        if values != "text":
+            v = torch.cat([v_image, v_text])
+        m, n = len(q_text), len(q_image)
         if of == "own":
             pairs = ((q[:m], k[:m], v[:m]), (q[m:], k[m:], v[m:]))
             return tuple((a @ b.T / math.sqrt(a.shape[1])).softmax(1) @ c for a, b, c in pairs)
         if of == "cross":
             pairs = ((q[:m], k[m:], v[m:]), (q[m:], k[:m], v[:m]))
             return tuple((a @ b.T / math.sqrt(a.shape[1])).softmax(1) @ c for a, b, c in pairs)
-        scores = q @ k.T / (math.sqrt(q.shape[1]) if scale is True else scale(q.shape[1]))
+        scores = q @ k.T / scale(m, n, q.shape[1])
+        if of == "text alone":
+            scores[:m, m:] = -math.inf
         out = scores.softmax(1 if along == "keys" else 0) @ v
         return out[:m], out[m:]
 
@@ -344,6 +381,22 @@ EXERCISES = {
             "This is the mean of x_0, not of the velocities": _mean_velocity(give="x0"),
             "This takes the nearest picture alone: it is a mean over all of them": _nearest,
             "Not all pictures are equally probable: weight them by Bayes' rule": _all_alike,
+            "The shares of the pictures add up to 1: divide by their sum": (
+                _mean_velocity(shares=lambda score: score.exp()[..., None])
+            ),
+            "The shares belong to one x: the softmax goes over the pictures": (
+                _mean_velocity(shares=lambda score: score.softmax(0)[..., None])
+            ),
+            "The shares are already weights: sum, do not average again": (
+                _mean_velocity(shares=lambda score: _shares(score) / score.shape[1])
+            ),
+            "A picture has one share: sum the squares over d first": _share_per_number,
+            "Here the picture is at t = 0, with the factor 1 - t, and the noise has the factor t": (
+                _turned
+            ),
+            "Here the picture is at t = 0 and the noise at t = 1: this is the other direction": (
+                lambda x, t, data: -_turned(x, t, data)
+            ),
         },
         goal="derive the velocity of a finite data set",
     ),
@@ -360,8 +413,11 @@ EXERCISES = {
             "At time 0 the velocity is -x where the data are: compare at_0 with -x, not with x": (
                 lambda x, at_0, at_1: (at_0 - x).abs().mean(1) < (at_1 - x).abs().mean(1)
             ),
-            "Some models have their data at 0, and some have not": (
+            "Some models have their data at 0, others at 1": (
                 lambda x, at_0, at_1: torch.ones(len(at_0))
+            ),
+            "The models are a little wrong: compare two distances": (
+                lambda x, at_0, at_1: torch.isclose(at_0, -x).all(1)
             ),
         },
         goal="tell which way a velocity model counts its time",
@@ -389,8 +445,8 @@ EXERCISES = {
         {
             "Take the second velocity where the trial step ends, not at x_t": _heun(look="start"),
             "The second velocity is that at the time s": _heun(time="t"),
-            "Take the second velocity at the end of the trial step and at its time s": (
-                _heun(look="start", time="t")
+            "This is Euler's step: take a second velocity at the end of the trial step": (
+                _heun(mean=lambda a, b: a)
             ),
             "The corrected step starts from x_t again, not from the trial step's end": (
                 _heun(begin="end")
@@ -400,6 +456,10 @@ EXERCISES = {
             ),
             "The mean is half of the sum": _heun(mean=lambda a, b: a + b),
             "This is the midpoint method; Heun takes the velocities of both ends": _midpoint,
+            "Half of the whole sum, not of its second part: put the sum in brackets": _heun(
+                mean=lambda a, b: a + b / 2
+            ),
+            "The trial step ends at s, not at 0": _heun(trial="0"),
         },
         goal="correct Euler's step as Heun does",
         given=(flow_heun_step, flow_step),
@@ -412,6 +472,9 @@ EXERCISES = {
             "1 - ᾱ and ᾱ are variances: take their square roots": lambda ab: 1 - ab,
             "√(1-ᾱ) is diffusion's factor of the noise; divide it by √ᾱ + √(1-ᾱ)": lambda ab: (
                 math.sqrt(1 - ab)
+            ),
+            "σ/(1+σ) is correct, but σ is √((1-ᾱ)/ᾱ), not √ᾱ": lambda ab: (
+                math.sqrt(ab) / (1 + math.sqrt(ab))
             ),
             "This is 1 - t: at ᾱ = 1, the picture, t is 0": lambda ab: 1 - flow_time(ab),
             "This is the angle's share of 90 degrees: the line has the same SNR at another t": (
@@ -432,7 +495,18 @@ EXERCISES = {
             "Divide x_t by √ᾱ + √(1-ᾱ), do not multiply": _eps_as_u(scale=lambda a, b: 1 / (a + b)),
             "This is v, diffusion's velocity on the circle: u is ε - x_0": _eps_as_u(give="v"),
             "The sign of u is wrong: ε - x_0": _eps_as_u(give="minus"),
-            "The order is wrong: return z, then u": lambda *case: _eps_as_u()(*case)[::-1],
+            "x_t is not the picture: compute x_0 of x_t and ε first": _eps_as_u(
+                picture=lambda x, z, e, a, b: x
+            ),
+            "Compute x_0 of x_t, not of x_straight, with √ᾱ and √(1-ᾱ)": _eps_as_u(
+                picture=lambda x, z, e, a, b: (z - b * e) / a
+            ),
+            "x_0 = (x_t - √(1-ᾱ) ε)/√ᾱ: ᾱ and 1-ᾱ are variances, take their roots": _eps_as_u(
+                picture=lambda x, z, e, a, b: (x - b**2 * e) / a**2
+            ),
+            "The order is wrong: return x_straight, then u": (
+                lambda *case: _eps_as_u()(*case)[::-1]
+            ),
         },
         goal="make a flow of a prediction of the noise",
     ),
@@ -440,9 +514,23 @@ EXERCISES = {
         straightness,
         _path_cases,
         {
-            "Square the difference of the two velocities": _straightness(take=torch.abs),
-            "The chord's velocity is its length over the whole time, with its sign": (
-                _straightness(speed=False)
+            "Square the difference of the two velocities": (
+                _straightness(take=lambda off: off.abs().sum(2))
+            ),
+            "S has the square of the distance: leave the root out": (
+                _straightness(take=lambda off: (off**2).sum(2).sqrt())
+            ),
+            "‖·‖² is a sum over the 2 numbers of a point, not their mean": (
+                _straightness(take=lambda off: (off**2).mean(2))
+            ),
+            "The chord's velocity is (last - first point) / (last - first time)": (
+                _straightness(chord_time=False)
+            ),
+            "A velocity is a distance over a time: divide each piece by its own": (
+                _straightness(piece_time=False)
+            ),
+            "A velocity is a distance over a time: divide the pieces and the chord by theirs": (
+                _straightness(piece_time=False, chord_time=False)
             ),
             "Each piece counts as long as it takes: multiply by its time": _straightness(
                 weigh=False
@@ -470,6 +558,12 @@ EXERCISES = {
             "This is z, the noise: subtract the picture m + s z": (
                 _reflowed(data=lambda z, m, s: 0 * z)
             ),
+            "x is z only at t = 1: solve the line's equation for z": (
+                lambda x, t, mean, std: x - (mean + std * x)
+            ),
+            "x is the picture only at t = 0: solve the line's equation for z": (
+                lambda x, t, mean, std: (x - mean) / std - x
+            ),
             "The shares are exchanged: at t = 1 the standard deviation is 1, at t = 0 it is s": (
                 _reflowed(spread=lambda t, s: t * s + 1 - t)
             ),
@@ -488,8 +582,16 @@ EXERCISES = {
             "Divide by t (1-t), do not multiply": _density(slope=lambda t: 1 / (t * (1 - t))),
             "It is the logit ln(t/(1-t)) that is normal, not ln t": _density(logit=torch.log),
             "It is the logit ln(t/(1-t)) that is normal, not t": _density(logit=lambda t: t),
+            "The slope of ln(t/(1-t)) is 1/(t (1-t)), not 1/(1-t)": _density(slope=lambda t: 1 - t),
             "The exponent has std²: you took std": _density(std_in=math.sqrt),
-            "The factor 1/(std √(2π)) is missing": _density(norm=False),
+            "The exponent has a half: -(y - mean)²/(2 std²)": _density(half=1),
+            "The exponent is negative: far from the mean the density is small": _density(half=-0.5),
+            "Subtract the mean from y, do not add it": _density(mean_sign=-1),
+            "The factor 1/(std √(2π)) is missing": _density(norm=lambda s: 1),
+            "The factor is 1/(std √(2π)): 1/std is missing": (
+                _density(norm=lambda s: math.sqrt(2 * math.pi))
+            ),
+            "The factor is 1/(std √(2π)): 1/√(2π) is missing": _density(norm=lambda s: s),
         },
         goal="derive the density of SD 3's training times",
     ),
@@ -512,6 +614,7 @@ EXERCISES = {
                 _grid(ends=lambda n: (1.0, 0.0, n))(n, r) if n > 1 else [1.0]
             ),
             "r multiplies σ = t/(1-t), not t": _grid(lambda t, r: r * t),
+            "The line ends at 0 itself, not at a smallest σ": _from_smallest,
         },
         level="easy",
         goal="build a shifted grid, once",
@@ -520,8 +623,13 @@ EXERCISES = {
         _joint(),
         _joint_cases,
         {
-            "The scores are divided by √d": _joint(scale=lambda d: 1.0),
-            "Divide the scores by √d, not by d": _joint(scale=lambda d: d),
+            "The scores are divided by √d": _joint(scale=lambda m, n, d: 1.0),
+            "Divide the scores by √d, not by d": _joint(scale=lambda m, n, d: d),
+            "Divide by √d, the root of a token's width, not of the number of tokens": (
+                _joint(scale=lambda m, n, d: math.sqrt(m + n))
+            ),
+            "Join the values in the order of the keys: the text's first": _joint(values="picture"),
+            "The text's tokens attend to the picture's, too": _joint(of="text alone"),
             "The softmax goes over the keys, the last axis of the scores": _joint(along="queries"),
             "Each stream attends to itself alone: join keys and values of both": _joint(of="own"),
             "This is cross-attention: the keys and values are those of both streams": (
