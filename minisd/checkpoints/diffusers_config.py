@@ -38,11 +38,7 @@ ALGORITHMS = {  # of the classes that have several solvers under one name: for o
         "deis": ("DEISMultistep",) * 3,
     },
 }
-ORDERED = {
-    "DEISMultistep": 3,
-    "UniPCMultistep": 2,
-    "dpm_2m": 2,
-}  # and the order that is theirs here
+ORDERED = {"DEISMultistep": 3, "UniPCMultistep": 2, "dpm_2m": 2}  # the orders that are theirs here
 
 
 class Table(NamedTuple):

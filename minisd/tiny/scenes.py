@@ -218,11 +218,12 @@ def misplaced(text: str) -> str:
                 f"{before!r} is a color of backgrounds alone, and the model never saw a {before} "
                 f"thing: things are {', '.join(COLORS)}"
             )
-    if words[-1] == "background":
-        words = words[:-1]
-    if words[-1] in COLORS and words[-2] in ("on", "a", "an"):
+    ground = rf".*\bon (?:an? )?({'|'.join(COLORS)})(?: background)?|(?:an? )?(\w+) background"
+    match = re.fullmatch(ground, " ".join(words))
+    color = match and (match[1] or match[2])
+    if color in COLORS:
         return (
-            f"{words[-1]!r} is a color of things alone, and the model never saw a {words[-1]} "
+            f"{color!r} is a color of things alone, and the model never saw a {color} "
             f"background: backgrounds are {', '.join(BACKGROUNDS)}"
         )
     if sum(word in SHAPES for word in words) > 2:

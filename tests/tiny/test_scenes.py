@@ -125,6 +125,11 @@ def test_unknown_words_are_told_in_their_order():
         ("a grey large ring on grey", "'grey' is a color of backgrounds alone"),
         ("a red circle on blue", "'blue' is a color of things alone"),
         ("a red circle on a green background", "'green' is a color of things alone"),
+        ("red background", "'red' is a color of things alone"),
+        ("a blue background", "'blue' is a color of things alone"),
+        ("on red", "'red' is a color of things alone"),
+        ("a red", "no caption that it learned puts them so"),
+        ("background background", "puts them so"),
         ("a circle above a square above a ring", "never saw more than two things"),
         ("a circle, red", "no caption that it learned puts them so"),
         ("a red and blue circle", "no caption that it learned puts them so"),
@@ -133,6 +138,14 @@ def test_unknown_words_are_told_in_their_order():
 )
 def test_a_role_that_a_word_does_not_have_is_told(text, why):
     assert scenes.unknown_words(text) == [] and why in scenes.misplaced(text)
+
+
+def test_any_two_or_three_words_are_told_of_without_an_error():
+    random = np.random.default_rng(1)
+    words = sorted(scenes.WORDS)
+    for first, second in itertools.product(words, words):
+        assert isinstance(scenes.misplaced(f"{first} {second}"), str)
+        assert isinstance(scenes.misplaced(f"{random.choice(words)} {first} {second}"), str)
 
 
 def test_of_captions_and_single_words_nothing_is_said():
