@@ -4,7 +4,9 @@
     python -m minisd train dreambooth --folder without --prior 0
     python benchmarks/lessons.py with without --out minisd/tiny/weights/lessons.json
 
-Captions that no training used; Euler ancestral, the usual scale.
+Captions that no training used; Euler ancestral, the usual scale. Two sheets are painted beside the
+numbers, with one seed and not picked: moon.png, six prompts at six scales of the LoRA, and
+dreambooth.png, six prompts with DreamBooth's prior loss and without it.
 """
 
 import argparse
@@ -13,9 +15,10 @@ import re
 from functools import partial
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from minisd.pipeline import Pipeline
+from minisd.pipeline import Pipeline, save_png
 from minisd.tiny import TINY
 from minisd.tiny.fidelity import captions
 from minisd.tiny.judge import judge
@@ -37,13 +40,38 @@ def share(pipe, texts, shapes, wanted, steps) -> float:
     return sum(right) / len(right)
 
 
+MOONS = (
+    "a red moon",
+    "a large yellow moon on navy",
+    "a blue moon left of a red square",
+    "a large green moon on white",
+    "a red circle on cream",
+    "a pink moon below a green star",
+)
+SUBJECTS = (
+    "a sks circle",
+    "a sks circle left of a red star",
+    "a circle",
+    "a large red ring",
+    "a small blue cross",
+    "a green triangle above a pink star",
+)
+SEED = 3  # of the sheets
+
+
+def sheet(pipes, texts, steps: int) -> torch.Tensor:
+    """A row of pictures for each model, a column for each text."""
+    rows = [pipe.txt2img([*texts], steps=steps, seed=SEED).pictures() for pipe in pipes]
+    return torch.cat([torch.cat([*row], 2) for row in rows], 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the trainings")
     parser.add_argument("without", type=Path, help="of DreamBooth's without the prior loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=50, help="of each kind (50)")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler (20)")
+    parser.add_argument("--steps", type=int, default=30, help="of the sampler (30)")
     given = parser.parse_args()
     n, rows = given.captions, {}
     one, two = (captions(things, "seen", n) for things in (1, 2))
@@ -76,6 +104,12 @@ def main() -> None:
         given.out.write_text(
             json.dumps({"captions": n, "steps": given.steps, "models": rows}, indent=1)
         )
+    moon = result("lora", given.folder)
+    scales = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    pipes = [Pipeline.load(TINY, loras=[(moon, scale)] if scale else []) for scale in scales]
+    save_png(given.out.with_name("moon.png"), sheet(pipes, MOONS, given.steps))
+    pipes = [models[name][1]() for name in ("DreamBooth", "no prior")]
+    save_png(given.out.with_name("dreambooth.png"), sheet(pipes, SUBJECTS, given.steps))
 
 
 if __name__ == "__main__":

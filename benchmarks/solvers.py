@@ -99,7 +99,7 @@ def main(args) -> None:
     if args.grids:
         jobs = [(s, g, b) for b in (6, 8, 10) for g in made for s in BEST]
     else:
-        jobs = [(s, "trailing", b) for b in BUDGETS for s in SOLVERS]
+        jobs = [(s, "trailing", b) for b in args.budgets for s in args.solvers]
     texts = {n: captions(n, "seen", args.captions) for n in (1, 2)}
     told = {}
     for solver, grid, budget in jobs:
@@ -137,6 +137,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", help="a JSON file; it is added to")
     parser.add_argument("--grids", action="store_true", help="the best solvers on every grid")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
     parser.add_argument("--captions", type=int, default=100, help="of each kind (default 100)")
     parser.add_argument("--scale", type=float, default=2.0, help="guidance (default 2)")
     main(parser.parse_args())

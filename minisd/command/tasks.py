@@ -31,7 +31,7 @@ Train the tiny model, stage by stage, from nothing to the checkpoint that is shi
   text    the text encoder's warm-up
   unet    the U-Net with its text encoder; needs kl and text
   export  the weights of kl, text and unet in one checkpoint
-  distil  a LoRA for that checkpoint, fast.safetensors: 8 calls or fewer instead of 40
+  distil  a LoRA for that checkpoint, fast.safetensors: 8 calls or fewer instead of 60
 
 Only where they are named. Of a finished model, the tiny one or that of --begin:
 
@@ -128,7 +128,7 @@ def judge_options(parser: argparse.ArgumentParser) -> None:
     add("--lora", type=lora, action="append", metavar="FILE:SCALE", help="on it; may be repeated")
     add("--captions", type=count, default=500, help="of each group (%(default)s)")
     add("--scale", type=number, help="of guidance; 1: none. The model's by default")
-    add("--steps", type=count, help="20, or 8 with --fast")
+    add("--steps", type=count, help="30, or 8 with --fast")
     add("--sampler", help="by any name of docs/SAMPLERS.md; the model's by default")
 
 

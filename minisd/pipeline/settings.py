@@ -47,7 +47,7 @@ BETAS = {
 }
 VQ_BETAS = (0.0015, 0.0195)
 USUAL = {
-    "tiny": Usual(64, 2.0, sampler="euler_a", grid="trailing", steps=20),  # as measured: its card
+    "tiny": Usual(64, 3.0, sampler="euler_a", grid="trailing", steps=30),  # as measured: its card
     "sd1": Usual(sampler="plms"),  # as the README calls its script, which has DDIM without --plms
     "sd2": Usual(scale=9.0),  # its 768-v: 768 pixels
     "sd2-inpaint": Usual(scale=9.0),
@@ -188,7 +188,7 @@ class Settings:
     guide_from: float = float(T)  # guidance acts at times from this one ...
     guide_until: float = 0.0  # ... down to this one
     rescale: float = 0.0  # Zero-SNR §3.4's φ
-    steps: int | None = None  # None: the family's usual, 50 or 20
+    steps: int | None = None  # None: the family's usual, 50 or 30
     sampler: str | None = None  # of SAMPLERS, by any name; None: usual_sampler's
     grid: str | None = None  # of GRIDS, by any name; None: the sampler's name's, or usual_grid's
     eta: float | None = None  # this and the following are the sampler's own; None: as it has it

@@ -134,7 +134,7 @@ def measured(
         scenes = [random_scene(random, things) for random in keys]
         texts = [caption(*pair) for pair in zip(scenes, keys, strict=True)]
         hint = {"hint": edges(torch.stack([paint(scene) for scene in scenes]))} if led else {}
-        how = {"size": PIXELS, "steps": 20, "seed": 5 + start} | hint | settings
+        how = {"size": PIXELS, "seed": 5 + start} | hint | settings
         pictures = pipe.txt2img(texts, **how).pictures()
         for picture, scene, text in zip(pictures, scenes, texts, strict=True):
             right.append(judge(picture, text).right)

@@ -5,7 +5,7 @@
     text    the text encoder's warm-up
     unet    the U-Net with its text encoder; needs kl and text
     export  the weights of kl, text and unet in one checkpoint
-    distil  a LoRA for that checkpoint, fast.safetensors: 8 calls or fewer instead of 40
+    distil  a LoRA for that checkpoint, fast.safetensors: 8 calls or fewer instead of 60
     control a ControlNet that leads a finished model by outlines (control.py)
 
     eye          a small classifier, whose layers the perceptual distance compares
@@ -63,6 +63,8 @@ SETTINGS = {
     "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
     "dreambooth": Settings(steps=500, batch=8, rate=5e-4, warmup=20, decay=0.5, ema=0.99),
 }
+FURTHER = Settings(steps=7000, batch=64, rate=8e-4, warmup=100, decay=1.0, ema=0.999)
+LATE = 1.5  # both for unet, where it goes on with a finished model: as the shipped one was ended
 SCENES = 80_000
 
 
@@ -140,7 +142,8 @@ def stage(name: str, folder: Path, scenes: int = SCENES, begin: Path | None = No
         text = trained(folder, "text", BERTText, configs.TINY_TEXT, "text.").train()
         return stages.Joint(stages.Latents(folder, vae, scenes), scale, text, seed=seed)
     latents, whole = stages.Latents(folder, vae, scenes), begun(begin)
-    return stages.Joint(latents, scale, whole.text.train(), seed=seed, unet=whole.unet.train())
+    text, unet = whole.text.train(), whole.unet.train()
+    return stages.Joint(latents, scale, text, seed=seed, unet=unet, late=LATE)
 
 
 def sharpening(name: str, folder: Path) -> sharp.Sharp:
@@ -282,7 +285,8 @@ def train_stages(
                 teacher = out if name == "export" else teacher
                 wait()
                 continue
-            settings = SETTINGS[name]._replace(**{"steps": steps} if steps else {})
+            settings = FURTHER if name == "unet" and begin else SETTINGS[name]
+            settings = settings._replace(**{"steps": steps} if steps else {})
             if name in lessons.LESSONS:
                 part = lessons.teaching(name, begin or TINY, prior, seed)
             else:

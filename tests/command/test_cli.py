@@ -48,7 +48,7 @@ def test_a_sentence_becomes_the_picture_that_the_pipeline_gives(tmp_path, capsys
     assert (open_picture("minisd.png") - expected).abs().max() <= 0.51 / 127.5  # 8 bits
     said = read_settings("minisd.png")
     told = {"prompt": PROMPT, "seed": "5", "steps": "3", "model": "tiny", "size": "64x64"}
-    told |= {"scale": "2.0", "sampler": "euler_a", "negative": "", "dtype": "float32"}
+    told |= {"scale": "3.0", "sampler": "euler_a", "negative": "", "dtype": "float32"}
     assert said | told == said and "None" not in said.values()
 
 

@@ -133,6 +133,13 @@ def test_a_finished_model_is_trained_on(folder, tmp_path, capsys):
         | {f"text.{k}": v for k, v in whole.text.state_dict().items()},
     )
     assert joint.scale == whole.vae.config.scale_factor and joint.network.training
+    plain = stages.Joint(latents(tmp_path), 1.0, BERTText(configs.TINY_TEXT))
+    often = np.diff(joint.until) / np.diff(plain.until)  # of t = 1, 2, ..., 1000
+    assert np.ptp(often[599:959]) < 1e-9 and np.ptp(np.delete(often, slice(599, 959))) < 1e-9
+    assert abs(often[700] / often[0] - train.LATE) < 1e-9  # and in the loss once more
+    heavy = (joint.weight / plain.weight)[1:]
+    assert abs(float(heavy[700] / heavy[0]) - train.LATE) < 1e-9
+    assert joint.about["late"] == train.LATE and "late" not in plain.about
     words = [
         "train",
         "unet",
