@@ -43,7 +43,8 @@ def usable(device: str | torch.device) -> torch.device:
 class Networks:
     """The networks of a checkpoint, each copied to its device and dtype when it is first used.
 
-    A network that is there in that dtype already runs as it is, in eval mode. lean: one that has
+    A network that is there in that dtype already runs as it is, in eval mode. Large ones convolve
+    by `winograd` where they work in float32 on a CPU. lean: one that has
     fewer bits than it is to run in is not copied; its layers are widened as they run
     (`precision.widened`), with the same results. By default that is so on a CPU, but for small
     networks (`threads.SMALL`): they would save less than 40 MB by it, and the tiny model's U-Net

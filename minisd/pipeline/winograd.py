@@ -5,7 +5,6 @@ Most of a full-size U-Net's time, and nearly all of a VAE decoder's, goes into c
 finds 4 x 4 outputs at once: 36 products for each pair of channels, where the definition takes 144.
 """
 
-from copy import deepcopy
 from functools import cache
 
 import torch
@@ -72,15 +71,16 @@ class Winograd(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         tiles = len(x) * -(-x.shape[-2] // OUT) * -(-x.shape[-1] // OUT)
-        if tiles < TILES or x.dtype != torch.float32:
+        if tiles < TILES or x.dtype != torch.float32 or x.device.type != "cpu":
             return super().forward(x)
         return conv3x3(x, self.weight, self.bias)
 
 
 def shortened(network: nn.Module) -> nn.Module:
-    """The same weights in a network whose wide convolutions of 3 x 3 take the short way."""
-    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    network = deepcopy(network, shared)
+    """The network, changed in place: its wide convolutions of 3 x 3 take the short way.
+
+    That is, in float32 on a CPU; elsewhere, and with few tiles, they are computed as before.
+    """
     for layer in network.modules():
         if type(layer) is nn.Conv2d and _is_plain(layer):
             layer.__class__ = Winograd
