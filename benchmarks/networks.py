@@ -4,10 +4,8 @@
     python benchmarks/networks.py unet --device cuda --dtype float16 bfloat16    on a GPU
 
 Both sides hold the very same random weights (one copy in memory) and get the same input, in one
-process and in turns; outputs are compared. minisd's networks are as a pipeline runs them: in
-float32 on a CPU their convolutions are those of `pipeline/winograd.py`, unless --definition is
-given. Reported: the median seconds of each, their ratio, and for the U-Net the share of the speed
-that a large matrix product reaches in the same run.
+process and in turns; outputs are compared. Reported: the median seconds of each, their ratio, and
+for the U-Net the share of the speed that a large matrix product reaches in the same run.
 """
 
 import argparse
@@ -25,7 +23,6 @@ from minisd.models import configs
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.clip import CLIPText
 from minisd.models.unet import UNet
-from minisd.pipeline.winograd import shortened
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -114,18 +111,14 @@ def matrix_speed(dtype: torch.dtype, device: str) -> float:
 
 
 @torch.inference_mode()
-def compare(
-    name: str, build, dtypes: list[str], rounds: int, device: str, definition: bool
-) -> None:
+def compare(name: str, build, dtypes: list[str], rounds: int, device: str) -> None:
     ours, theirs, arguments, run_ours, run_theirs = build()
     for dtype in (getattr(torch, d) for d in dtypes):
         ours, theirs = ours.to(device, dtype), theirs.to(device, dtype)
-        short = dtype == torch.float32 and device == "cpu" and not definition
         inputs = tuple(a.to(device, dtype if a.is_floating_point() else a.dtype) for a in arguments)
         with FlopCounterMode(display=False) as counter:
-            run_ours(ours, inputs)  # by the definition
-        ours = shortened(ours) if short else ours
-        a, b = run_ours(ours, inputs), run_theirs(theirs, inputs)
+            a = run_ours(ours, inputs)
+        b = run_theirs(theirs, inputs)
         gap = float((a - b).abs().max() / b.abs().max())
         taken = {"ours": [], "theirs": []}
         for _ in range(rounds):
@@ -136,8 +129,8 @@ def compare(
         share = flop / mine / matrix_speed(dtype, device)
         print(
             f"{name:5} {str(dtype)[6:]:9} minisd {mine:7.3f} s, other {other:7.3f} s, "
-            f"ratio {mine / other:.3f}; {flop:.2f} TFLOP by definition, at {share:.0%} of a matrix "
-            f"product's speed; outputs differ by {gap:.1e} of the largest",
+            f"ratio {mine / other:.3f}; {flop:.2f} TFLOP at {share:.0%} of a matrix product's "
+            f"speed; outputs differ by {gap:.1e} of the largest",
             flush=True,
         )
 
@@ -149,7 +142,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--definition", action="store_true", help="convolve by the definition")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     builds = {"unet": unet, "vae": vae, "text": text}
@@ -161,8 +153,7 @@ def main() -> None:
         where = torch.cuda.get_device_name()
     print(f"{where}, median of {arguments.rounds} rounds in turns")
     for name in arguments.parts or builds:
-        how = arguments.rounds, arguments.device, arguments.definition
-        compare(name, builds[name], arguments.dtype, *how)
+        compare(name, builds[name], arguments.dtype, arguments.rounds, arguments.device)
 
 
 if __name__ == "__main__":

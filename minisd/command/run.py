@@ -66,8 +66,10 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
         from tqdm import tqdm
 
         from ..pipeline import Pipeline
+        from ..pipeline.memory import keep_freed
         from ..pipeline.settings import Settings
 
+    keep_freed()
     fields, told = vars(options), inspect.signature(Settings).parameters
     settings = {name: fields[name] for name in told if fields.get(name) is not None}
     settings = (FAST_SETTINGS if options.fast else {}) | settings

@@ -2,7 +2,7 @@
 
 `networks` puts a checkpoint's networks to work, `control` a ControlNet beside them, `conditioning`
 makes conditions of prompts, `settings` says how a family is sampled, `run` is a picture in the
-making, `pictures` reads and writes image files; `precision`, `threads` and `winograd` spare memory
+making, `pictures` reads and writes image files; `precision`, `threads` and `memory` spare memory
 and time on a CPU; `pipeline` is the whole: txt2img, img2img, inpaint, depth2img, upscale, invert.
 May import: checkpoints, models, text and the maths. Imported by: tiny, teaching, command.
 """

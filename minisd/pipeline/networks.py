@@ -26,7 +26,6 @@ from .pictures import in_tiles
 from .precision import widened
 from .settings import USUAL, Prompt, Usual
 from .threads import is_small, threads_for
-from .winograd import shortened
 
 FRAMED = ("sdxl", "sdxl-refiner")
 
@@ -43,8 +42,7 @@ def usable(device: str | torch.device) -> torch.device:
 class Networks:
     """The networks of a checkpoint, each copied to its device and dtype when it is first used.
 
-    A network that is there in that dtype already runs as it is, in eval mode. Large ones convolve
-    by `winograd` where they work in float32 on a CPU. lean: one that has
+    A network that is there in that dtype already runs as it is, in eval mode. lean: one that has
     fewer bits than it is to run in is not copied; its layers are widened as they run
     (`precision.widened`), with the same results. By default that is so on a CPU, but for small
     networks (`threads.SMALL`): they would save less than 40 MB by it, and the tiny model's U-Net
@@ -99,14 +97,13 @@ class Networks:
 
     def _place(self, name: str) -> nn.Module:
         module, dtype, lean = self._stored(name), self.works_in(name), self.is_lean(name)
-        weights, short = module.state_dict(), self.takes_short_way(name)
-        if not all(w.dtype == dtype and w.device == self.device for w in weights.values()):
-            kept = None if lean else dtype
-            there = {key: w.to(self.device, kept or w.dtype) for key, w in weights.items()}
-            module = on_meta(Part(type(module), module.config, ""))
-            module.load_state_dict(there, assign=True)
-        module = shortened(module) if short else module
-        return (widened(module, dtype) if lean else module).eval()
+        weights = module.state_dict()
+        if all(w.dtype == dtype and w.device == self.device for w in weights.values()):
+            return module.eval()
+        copy = on_meta(Part(type(module), module.config, ""))
+        there = {key: w.to(self.device, w.dtype if lean else dtype) for key, w in weights.items()}
+        copy.load_state_dict(there, assign=True)
+        return (widened(copy, dtype) if lean else copy).eval()
 
     def _stored(self, name: str) -> nn.Module:
         return self.control if name == "control" else self.checkpoint.modules[name]
@@ -122,11 +119,6 @@ class Networks:
         usual = self.device.type == "cpu" and not is_small(module)
         wanted = usual if self.lean is None else self.lean
         return wanted and any(w.dtype.itemsize < size for w in module.parameters())
-
-    def takes_short_way(self, name: str) -> bool:
-        """Whether a network convolves as `winograd` does: a large one, in float32 on a CPU."""
-        wide = self.works_in(name) == torch.float32 and self.device.type == "cpu"
-        return wide and not is_small(self._stored(name))
 
     def like(self) -> Tensor:
         """An empty latent (0, c, 0, 0) where samplers run: on the device, in float32 or better."""
