@@ -13,9 +13,7 @@ import torch
 from minisd.pipeline.memory import keep_freed
 kept = keep_freed()
 def layers():
-    x = torch.ones(24, 1 << 18)  # 24 MB, as an activation
-    for _ in range(20):
-        x = torch.nn.functional.silu(torch.cat([x[:12] + 1, x[12:]]))
+    held = [torch.ones(6 << 20) for _ in range(10)]  # 24 MB each, as skips are held; then let go
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     layers()
@@ -30,7 +28,7 @@ def test_no_page_is_asked_for_twice():
     kept, count = done.stdout.split()
     if kept == "False":
         pytest.skip("another C library")
-    assert int(count) < 40_000  # 60 such blocks of 6,144 pages make 250,000 where they are not kept
+    assert int(count) < 3000  # a block has 6,144 pages; at least one is new where they are not kept
 
 
 def test_where_it_cannot_be_told(monkeypatch):
