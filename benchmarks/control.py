@@ -58,7 +58,7 @@ def trained(folder: Path, settings) -> dict[int, Path]:
 
 
 def scenes(n: int, key: int, things=lambda i: 1):
-    """n held-out scenes, a caption of each, and the generators that go on from there."""
+    """n held-out scenes, and for each the generator that drew it, to go on with."""
     keys = [rng(HELD_OUT, key, i) for i in range(n)]
     found = [random_scene(random, things(i)) for i, random in enumerate(keys)]
     return found, keys
@@ -66,6 +66,12 @@ def scenes(n: int, key: int, things=lambda i: 1):
 
 def outlines(found) -> torch.Tensor:
     return edges(torch.stack([paint(scene) for scene in found]))
+
+
+def mean_overlap(pictures, found) -> float:
+    """Of pictures with the scenes whose outlines they had."""
+    pairs = zip(pictures, found, strict=True)
+    return round(sum(overlap(painted(p), silhouette(s)) for p, s in pairs) / len(found), 3)
 
 
 def on_the_way(files: dict[int, Path], n: int = 24) -> tuple[dict, torch.Tensor]:
@@ -78,9 +84,8 @@ def on_the_way(files: dict[int, Path], n: int = 24) -> tuple[dict, torch.Tensor]
         pipe, led = Pipeline.load(TINY, control_net=file), {"hint": hint} if file else {}
         pictures = pipe.txt2img(texts, **SAMPLING, **led).pictures()
         rows.append(pictures[:6])
-        shares = [overlap(painted(p), silhouette(s)) for p, s in zip(pictures, found, strict=True)]
         told["steps"].append(step)
-        told["overlap"].append(round(sum(shares) / n, 3))
+        told["overlap"].append(mean_overlap(pictures, found))
         told["right"].append(sum(judge(*pair).right for pair in zip(pictures, texts, strict=True)))
     return told, torch.cat([torch.cat([*row], 2) for row in rows], 1)
 
@@ -101,12 +106,11 @@ def contradicted(pipe: Pipeline, n: int = 50) -> dict[str, dict[str, float]]:
         alone = [view.things[0] if len(view.things) == 1 else None for view in map(look, pictures)]
         shapes = [thing and thing.shape for thing in alone]
         colors = [thing and thing.color for thing in alone]
-        shares = [overlap(painted(p), silhouette(s)) for p, s in zip(pictures, found, strict=True)]
         return {
             "the sentence's": sum(a == b for a, b in zip(shapes, other, strict=True)),
             "the outlines'": sum(a == b.shape for a, b in zip(shapes, things, strict=True)),
             "the color": sum(a == b.color for a, b in zip(colors, things, strict=True)),
-            "overlap": round(sum(shares) / n, 3),
+            "overlap": mean_overlap(pictures, found),
         }
 
     return {

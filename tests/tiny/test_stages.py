@@ -1,5 +1,6 @@
 """Every stage of the tiny model, trained for a few steps, exported; and what each learns from."""
 
+import json
 import re
 import shutil
 
@@ -156,6 +157,9 @@ def test_a_finished_model_is_trained_on(folder, tmp_path, capsys):
     moved = [key for key in old if not torch.equal(old[key], new[key])]
     assert old.keys() == new.keys() and not [k for k in moved if k.startswith("first_stage")]
     assert any(k.startswith("model.") for k in moved)
+    about = json.loads(tensorfile.open_tensors(tmp_path / "unet.safetensors")[1]["run"])
+    asked = train.FURTHER._asdict()
+    assert all(about[name] == asked[name] for name in ("batch", "rate", "warmup", "ema", "clip"))
     run = tmp_path / "unet.safetensors"  # no checkpoint yet, but what the sentence says makes one
     on_run = [
         "train",
