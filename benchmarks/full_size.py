@@ -1,4 +1,4 @@
-"""SD 1 and SDXL's U-Net at their full size on this machine: seconds and memory beside diffusers.
+"""SD 1 and SDXL's U-Net at their full size on this machine: seconds and memory beside others.
 
     python benchmarks/full_size.py                  SD 1, 512 x 512; SDXL's U-Net, 64 x 64 latents
     python benchmarks/full_size.py sd1 --stored float16
@@ -10,7 +10,11 @@ same weights. Then, each in a process of its own:
 
     sd1         python -m minisd PROMPT --checkpoint FILE, and diffusers' pipeline: the same prompt,
                 noise, steps and guidance, in float32; the pictures are compared
+                (and stable-diffusion.cpp's, where pip's cyllama is: Euler's steps, and noise of its
+                own, so that its picture is another one)
     sdxl-unet   the U-Net loaded and called once in bfloat16, for one picture; outputs are compared
+    sdxl-float32    minisd alone, a guided pair, twice, in float32: the file's bfloat16 weights kept
+                and widened layer by layer, against a network cast to float32 as a whole
 
     seconds     of the whole process: imports, loading, sampling, decoding
     resident    ru_maxrss, the most that was in memory; pages mapped from the file are in it
@@ -22,6 +26,7 @@ diffusers; numbers that divide 1000 are the same in both, and PLMS calls once mo
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
@@ -34,7 +39,7 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 MAKE = [sys.executable, str(ROOT / "tools" / "random_checkpoint.py")]
 PROMPT, NEGATIVE, SCALE, SEED = "a fox in the snow, oil on canvas", "blurred", 7.5, 3
-LIMITS = {"sd1": 12, "sdxl-unet": 10}  # GB
+LIMITS = {"sd1": 12, "sdxl-unet": 10, "sdxl-float32": 12}  # GB
 
 
 def watched(command: list[str]) -> dict[str, float]:
@@ -101,6 +106,25 @@ def their_picture(folder: str, out: str, size: int, steps: int, sampler: str) ->
     made.images[0].save(out)
 
 
+def cpp_picture(file: str, out: str, size: int, steps: int) -> None:
+    """The same prompt by stable-diffusion.cpp, from the official file."""
+    from cyllama import sd
+
+    made = sd.text_to_image(
+        model_path=file,
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        width=size,
+        height=size,
+        seed=SEED,
+        sample_steps=steps,
+        cfg_scale=SCALE,
+        sample_method=sd.SampleMethod.EULER,
+        n_threads=os.cpu_count(),
+    )
+    made.save(out)
+
+
 def sd1(folder: pathlib.Path, options: argparse.Namespace) -> None:
     size = 64 if options.width else 512
     file, diffusers_folder = folder / "sd1.safetensors", folder / "sd1"
@@ -115,7 +139,11 @@ def sd1(folder: pathlib.Path, options: argparse.Namespace) -> None:
     what = (
         f"sd1, {size} x {size}, {options.steps} steps of {options.sampler}, {options.stored} file"
     )
-    report("sd1", what, [*ours, "--out", str(pictures[0])], theirs, options)
+    who = {"minisd": [*ours, "--out", str(pictures[0])], "diffusers": theirs}
+    if importlib.util.find_spec("cyllama"):
+        cpp = one("cpp_picture", file, folder / "cpp.png", size, options.steps)
+        who["stable-diffusion.cpp"] = cpp
+    report("sd1", what, who, options)
     import numpy as np
     from PIL import Image
 
@@ -176,12 +204,10 @@ def sdxl_unet(folder: pathlib.Path, options: argparse.Namespace) -> None:
     file, diffusers_folder = folder / "sdxl.safetensors", folder / "sdxl"
     make("sdxl", ["--parts", "unet"], "bfloat16", [file, diffusers_folder], options)
     outputs = folder / "ours.npy", folder / "theirs.npy"
-    ours, theirs = (
-        one("our_unet", file, outputs[0], side),
-        one("their_unet", diffusers_folder, outputs[1], side),
-    )
+    ours = one("our_unet", file, outputs[0], side)
+    theirs = one("their_unet", diffusers_folder, outputs[1], side)
     what = f"SDXL's U-Net, one step at {side} x {side} latents, bfloat16"
-    report("sdxl-unet", what, ours, theirs, options)
+    report("sdxl-unet", what, {"minisd": ours, "diffusers": theirs}, options)
     import numpy as np
 
     a, b = map(np.load, outputs)
@@ -189,6 +215,50 @@ def sdxl_unet(folder: pathlib.Path, options: argparse.Namespace) -> None:
     print(
         f"the outputs differ by {gap:.1e} of the largest, in bfloat16's 8 bits; std {a.std():.2f}"
     )
+
+
+def float32_unet(file: str, out: str, side: int, kept: int) -> None:
+    """The U-Net called twice in float32 on a guided pair; the second call is timed."""
+    import numpy as np
+    import torch
+
+    from minisd.checkpoints import loading as checkpoint
+    from minisd.pipeline.conditioning import micro_vector
+    from minisd.pipeline.memory import keep_freed
+    from minisd.pipeline.precision import widened
+    from minisd.pipeline.speed import quickened
+
+    keep_freed()
+    unet = quickened(checkpoint.load(file, parts=["unet"], keep=bool(kept)).unet)
+    unet = widened(unet, torch.float32) if kept else unet
+    dim = unet.config.vector_dim
+    x, t, words, pooled, numbers = inputs(dim - 6 * 256, unet.config.context_dim, side)
+    pair = [a.float().repeat(2, *[1] * (a.ndim - 1)) for a in (x, words, pooled)]
+    y = micro_vector(pair[2], numbers, dim)
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            eps = unet(pair[0], t.repeat(2), pair[1], y)
+            seconds = time.perf_counter() - start
+    np.savez(out, eps=eps.numpy(), seconds=seconds)
+
+
+def sdxl_float32(folder: pathlib.Path, options: argparse.Namespace) -> None:
+    side = 8 if options.width else 64
+    file = folder / "sdxl.safetensors"
+    make("sdxl", ["--parts", "unet"], "bfloat16", [file], options)
+    outputs = folder / "kept.npz", folder / "cast.npz"
+    commands = {
+        "kept in bfloat16": one("float32_unet", file, outputs[0], side, 1),
+        "cast as a whole": one("float32_unet", file, outputs[1], side, 0),
+    }
+    what = f"SDXL's U-Net, two guided steps at {side} x {side} latents, float32 at work"
+    report("sdxl-float32", what, commands, options)
+    import numpy as np
+
+    a, b = map(np.load, outputs)
+    print(f"a call: {a['seconds']:.1f} and {b['seconds']:.1f} s, {a['seconds'] / b['seconds']:.2f}")
+    print(f"the outputs differ by {abs(a['eps'] - b['eps']).max():.1e}; std {a['eps'].std():.2f}")
 
 
 # ---- the table --------------------------------------------------------------------------------
@@ -207,24 +277,25 @@ def one(function: str, *arguments) -> list[str]:
     return [sys.executable, __file__, "--one", json.dumps([function, *map(str, arguments)])]
 
 
-def report(name: str, what: str, ours, theirs, options: argparse.Namespace) -> None:
-    """Both commands in turns; the round of the fewest seconds of each."""
-    print(f"\n{what}\n{'':10}{'seconds':>9}{'resident GB':>13}{'own GB':>8}", flush=True)
+def report(name: str, what: str, commands: dict[str, list], options: argparse.Namespace) -> None:
+    """The commands in turns; the round of the fewest seconds of each."""
+    print(f"\n{what}\n{'':22}{'seconds':>9}{'resident GB':>13}{'own GB':>8}", flush=True)
     best = {}
     for _ in range(options.rounds):
-        for who, command in (("minisd", ours), ("diffusers", theirs)):
+        for who, command in commands.items():
             taken = watched(command)
             best[who] = min(best.get(who, taken), taken, key=lambda m: m["seconds"])
     for who, m in best.items():
-        print(f"{who:10}{m['seconds']:9.1f}{m['resident']:13.2f}{m['own']:8.2f}")
-    print(f"minisd within {LIMITS[name]} GB: {best['minisd']['resident'] < LIMITS[name]}")
+        print(f"{who:22}{m['seconds']:9.1f}{m['resident']:13.2f}{m['own']:8.2f}")
+    ours = next(iter(best.values()))  # the first
+    print(f"within {LIMITS[name]} GB: {ours['resident'] < LIMITS[name]}")
 
 
 def main() -> None:
     """Make the files, run each job in its own process, print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    jobs = {"sd1": sd1, "sdxl-unet": sdxl_unet}
-    parser.add_argument("jobs", nargs="*", help="sd1, sdxl-unet; both by default")
+    jobs = {"sd1": sd1, "sdxl-unet": sdxl_unet, "sdxl-float32": sdxl_float32}
+    parser.add_argument("jobs", nargs="*", help="sd1, sdxl-unet, sdxl-float32; all by default")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--sampler", default="plms", choices=("plms", "ddim"))
     parser.add_argument("--stored", default="float32", help="dtype of SD 1's file: or float16")

@@ -1,7 +1,11 @@
 """Full-size networks of SD 1 on this machine: minisd against diffusers and transformers.
 
     python benchmarks/networks.py [unet] [vae] [text] [--dtype float32 bfloat16] [--rounds 3]
+    python benchmarks/networks.py --plain           the layers as minisd/models has them
+    python benchmarks/networks.py --compile         both sides by torch.compile
     python benchmarks/networks.py unet --device cuda --dtype float16 bfloat16    on a GPU
+
+In float32 on a CPU minisd's layers have the forms that Networks gives them (pipeline/speed.py).
 
 Both sides hold the very same random weights (one copy in memory) and get the same input, in one
 process and in turns; outputs are compared. Reported: the median seconds of each, their ratio, and
@@ -23,6 +27,7 @@ from minisd.models import configs
 from minisd.models.autoencoder import AutoencoderKL
 from minisd.models.clip import CLIPText
 from minisd.models.unet import UNet
+from minisd.pipeline.speed import quickened
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -111,14 +116,27 @@ def matrix_speed(dtype: torch.dtype, device: str) -> float:
 
 
 @torch.inference_mode()
-def compare(name: str, build, dtypes: list[str], rounds: int, device: str) -> None:
-    ours, theirs, arguments, run_ours, run_theirs = build()
-    for dtype in (getattr(torch, d) for d in dtypes):
+def compare(name: str, build, told: argparse.Namespace) -> None:
+    device, rounds = told.device, told.rounds
+    for dtype in (getattr(torch, d) for d in told.dtype):
+        ours, theirs, arguments, run_ours, run_theirs = build()
+        if dtype == torch.float32 and device == "cpu" and not told.plain:
+            ours = quickened(ours)
         ours, theirs = ours.to(device, dtype), theirs.to(device, dtype)
         inputs = tuple(a.to(device, dtype if a.is_floating_point() else a.dtype) for a in arguments)
         with FlopCounterMode(display=False) as counter:
-            a = run_ours(ours, inputs)
-        b = run_theirs(theirs, inputs)
+            b = run_theirs(theirs, inputs)
+        if told.compile:
+            for module in (ours, theirs):  # the VAE is called by its decode
+                inner = module.decoder if name == "vae" else module
+                inner.compile()
+            start = time.perf_counter()
+            run_theirs(theirs, inputs)
+            middle = time.perf_counter()
+            run_ours(ours, inputs)
+            first = time.perf_counter() - middle, middle - start
+            print(f"{name:5} the first call: minisd {first[0]:.0f} s, other {first[1]:.0f} s")
+        a, b = run_ours(ours, inputs), run_theirs(theirs, inputs)
         gap = float((a - b).abs().max() / b.abs().max())
         taken = {"ours": [], "theirs": []}
         for _ in range(rounds):
@@ -126,11 +144,12 @@ def compare(name: str, build, dtypes: list[str], rounds: int, device: str) -> No
                 taken[side].append(seconds(partial(run, module, inputs), device))
         mine, other = (statistics.median(taken[side]) for side in ("ours", "theirs"))
         flop = counter.get_total_flops() / 1e12
-        share = flop / mine / matrix_speed(dtype, device)
+        speed = matrix_speed(dtype, device)
         print(
             f"{name:5} {str(dtype)[6:]:9} minisd {mine:7.3f} s, other {other:7.3f} s, "
-            f"ratio {mine / other:.3f}; {flop:.2f} TFLOP at {share:.0%} of a matrix product's "
-            f"speed; outputs differ by {gap:.1e} of the largest",
+            f"ratio {mine / other:.3f}; {flop:.2f} TFLOP at {flop / mine / speed:.0%} and "
+            f"{flop / other / speed:.0%} of a matrix product's speed; outputs differ by {gap:.1e} "
+            "of the largest",
             flush=True,
         )
 
@@ -142,6 +161,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     builds = {"unet": unet, "vae": vae, "text": text}
@@ -153,7 +174,7 @@ def main() -> None:
         where = torch.cuda.get_device_name()
     print(f"{where}, median of {arguments.rounds} rounds in turns")
     for name in arguments.parts or builds:
-        compare(name, builds[name], arguments.dtype, arguments.rounds, arguments.device)
+        compare(name, builds[name], arguments)
 
 
 if __name__ == "__main__":
