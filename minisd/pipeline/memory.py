@@ -3,7 +3,8 @@
 import ctypes
 import sys
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # mallopt's M_..., of <malloc.h>
+TRIM, MMAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, of <malloc.h>
+LARGEST = 32 << 20  # bytes: glibc maps larger blocks by themselves, whatever it is told
 
 
 def keep_freed() -> bool:
@@ -11,9 +12,8 @@ def keep_freed() -> bool:
 
     glibc gives freed memory back to the system, and has new pages for the next layer's activations,
     which the system must fill with zeros first: half a million for a call of SD 1's U-Net, a tenth
-    of its time. So no block is mapped by itself any more, and the heap never shrinks: to the end of
-    the process, so only programs call it that do little else. Results are the same to the bit.
-    False where the C library is another one.
+    of its time. It holds for the whole process and to its end, so only programs call it that do
+    little else. Results are the same to the bit. False where the C library is another one.
     """
     if sys.platform != "linux":
         return False
@@ -21,4 +21,4 @@ def keep_freed() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))
+    return bool(mallopt(MMAP, LARGEST) and mallopt(TRIM, 2**31 - 1))

@@ -8,10 +8,11 @@ network gains nothing, and a GPU's libraries choose among such forms by themselv
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..models import autoencoder, blocks, clip
 
-FEW = 128  # pixels of a batch: two pictures of 8 x 8
+FEW = 512  # pixels of a batch: two pictures of 16 x 16
 ROWS = 1024  # tokens of a feed-forward layer at a time: what is between its layers stays in a cache
 
 # Of 3 weights in a row over doubled pixels, those that meet the left and the right pixel of the two
@@ -65,11 +66,22 @@ class InParts(blocks.FeedForward):
     """A feed-forward layer on some tokens at a time: it mixes none of them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.net(some) for some in x.split(max(1, ROWS // len(x)), dim=1)], dim=1)
+        with parametrize.cached():  # weights of 16 bits are widened once for all parts
+            parts = [self.net(some) for some in x.flatten(0, -2).split(ROWS)]
+        return torch.cat(parts).view_as(x)
 
 
-class InPlace(autoencoder.Block):
-    """A block of the first stage whose SiLU and sum are written over what they read."""
+class InPlaceResBlock(blocks.ResBlock):
+    """A residual block whose sums, and SiLUs (`quickened`), are written over what they read."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers[-1](self.resample(self.in_layers[:-1](x)))
+        h += self.emb_layers(emb)[:, :, None, None]
+        return self.out_layers(h).add_(self.skip_connection(self.resample(x)))
+
+
+class InPlaceBlock(autoencoder.Block):
+    """The same for the first stage's."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
@@ -80,6 +92,14 @@ class InPlace(autoencoder.Block):
 def quick_gelu(x: Tensor) -> Tensor:
     """clip.quick_gelu, written over what it reads: x sigmoid(1.702 x) = SiLU(1.702 x) / 1.702."""
     return F.silu(x.mul_(1.702), inplace=True).div_(1.702)
+
+
+FORMS = {
+    blocks.Upsample: Doubling,
+    blocks.FeedForward: InParts,
+    blocks.ResBlock: InPlaceResBlock,
+    autoencoder.Block: InPlaceBlock,
+}
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -100,10 +120,11 @@ def quickened(network: nn.Module) -> nn.Module:
 
     It still learns, by the same gradients.
     """
-    forms = {blocks.Upsample: Doubling, blocks.FeedForward: InParts, autoencoder.Block: InPlace}
     for module in network.modules():
-        if form := Product if is_plain(module) else forms.get(type(module)):
+        if form := Product if is_plain(module) else FORMS.get(type(module)):
             module.__class__ = form
+        if isinstance(module, InPlaceResBlock):
+            module.in_layers[1].inplace = module.out_layers[1].inplace = True
         if getattr(module, "activation", None) is clip.quick_gelu:
             module.activation = quick_gelu
     return network

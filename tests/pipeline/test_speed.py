@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from minisd.models import autoencoder, blocks, clip
 from minisd.models.lora import add_lora
 from minisd.pipeline import Pipeline, speed, threads
-from minisd.pipeline.precision import widened
+from minisd.pipeline.precision import Widened, widened
 from minisd.tiny.weights import TINY
 
 # how many pixels are few: none, so that pictures are doubled by cases; all, for matrix products
 PIXELS = {"none": 0, "all": 1 << 30, "two of 4 x 4": 32}
 
-FORMS = (speed.Doubling, speed.Product, speed.InParts, speed.InPlace)
+FORMS = (speed.Product, *speed.FORMS.values())
 
 
 def gap(a, b):
@@ -130,13 +130,19 @@ def test_a_lora_on_a_doubling_acts(pixels):
 
 
 @pytest.mark.parametrize("kept", (torch.float16, torch.bfloat16))
-def test_with_weights_that_stay_in_16_bits(kept, pixels):
-    plain = nn.Sequential(blocks.Upsample(8), autoencoder.Block(8, 16, groups=4))
-    randomise(plain)
-    plain = plain.to(kept)
-    quick = widened(speed.quickened(copy.deepcopy(plain)), torch.float64)
-    x = draw(2, 8, 4, 4).double()
-    assert gap([quick(x)], [plain.double()(x)]) < 1e-12
+def test_weights_that_stay_in_16_bits_are_widened_once(kept, pixels, monkeypatch):
+    reads, widen = [], Widened.forward
+    monkeypatch.setattr(Widened, "forward", lambda s, w: reads.append(0) or widen(s, w))
+    upsample, block = blocks.Upsample(8), autoencoder.Block(8, 16, groups=4)
+    layers, feed = nn.Sequential(upsample, block), blocks.FeedForward(8)
+    for plain, x in ((layers, draw(2, 8, 4, 4)), (feed, draw(2, 16, 8))):
+        randomise(plain)
+        plain, x = plain.to(kept), x.double()
+        quick = widened(speed.quickened(copy.deepcopy(plain)), torch.float64)
+        reads.clear()  # registering reads each weight too
+        with torch.no_grad():
+            assert gap([quick(x)], [plain.double()(x)]) < 1e-12
+        assert len(reads) == len([*plain.parameters()])
 
 
 def test_which_networks(monkeypatch):
