@@ -29,7 +29,7 @@ from minisd.tiny.train import SETTINGS
 from minisd.training import Run, rng
 
 STORED = (50, 100, 200, 300, 400)
-SAMPLING = {"steps": 30, "seed": 5}
+SAMPLING = {"sampler": "euler_a", "steps": 30, "seed": 5}
 ABOUT = (
     "The ControlNet of minisd train control, stored after `steps`: mean intersection over union of "
     "what is painted with what is outlined, and how many pictures the judge finds right, of `of`; "

@@ -27,13 +27,15 @@ from minisd.tiny.scenes import read
 from minisd.tiny.shapes import SHAPES
 from minisd.tiny.train import result
 
+SAMPLER = "euler_a"  # as DreamBooth's own pictures were painted
+
 
 def share(pipe, texts, shapes, wanted, steps) -> float:
     """Of the pictures of these texts the share that is right in all that they say."""
     right = []
     for k in range(0, len(texts), 50):
         part = texts[k : k + 50]
-        pictures = pipe.txt2img(part, steps=steps, seed=10_000 + k).pictures()
+        pictures = pipe.txt2img(part, seed=10_000 + k, steps=steps, sampler=SAMPLER).pictures()
         right += [
             judge(*pair, shapes).right for pair in zip(pictures, map(wanted, part), strict=True)
         ]
@@ -61,7 +63,8 @@ SEED = 3  # of the sheets
 
 def sheet(pipes, texts, steps: int) -> torch.Tensor:
     """A row of pictures for each model, a column for each text."""
-    rows = [pipe.txt2img([*texts], steps=steps, seed=SEED).pictures() for pipe in pipes]
+    how = {"steps": steps, "seed": SEED, "sampler": SAMPLER}
+    rows = [pipe.txt2img([*texts], **how).pictures() for pipe in pipes]
     return torch.cat([torch.cat([*row], 2) for row in rows], 1)
 
 

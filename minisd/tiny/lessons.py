@@ -183,7 +183,7 @@ def old_pictures(vae: nn.Module, n: int, seed: int = 0) -> Pictures:
 def own_pictures(pipe: Pipeline, texts: Sequence[str], seed: int = 0) -> Pictures:
     """DreamBooth §3.2: what the frozen model itself paints of these prompts."""
     z = [
-        pipe.txt2img([*texts[k : k + 50]], seed=seed + k).latents()
+        pipe.txt2img([*texts[k : k + 50]], seed=seed + k, sampler="euler_a").latents()
         for k in range(0, len(texts), 50)
     ]
     tokens = tokenizer()([*texts])[:, None].expand(-1, Latents.SAYINGS, -1)

@@ -386,7 +386,7 @@ def rewritten(path, **changes):
         ({"seed": "abc"}, 2, "'abc' is not a whole number"),
         ({"sampler": "eulr"}, 1, "there is no sampler 'eulr'"),
         ({"grid": "kras"}, 1, "there is no grid 'kras'"),
-        ({"churn": "9"}, 1, "euler_a takes no churn"),
+        ({"churn": "9"}, 1, "dpmpp_2m_sde takes no churn"),
         ({"zoom": "9999"}, 1, "--zoom must be from 1 to 64"),
         ({"dtype": "int8"}, 2, "dtype"),
         ({"seed": "1 --out p.png"}, 2, "is not a whole number"),

@@ -51,7 +51,9 @@ def test_each_family_samples_as_its_official_code():
     settled = ours("sdxl").settled(Settings())
     assert (settled.sampler, settled.grid, settled.scale) == ("euler", "sgm", 5.0)
     run = TINY.txt2img(PROMPT, steps=4)
-    assert run.times == [1000, 750, 500, 250, 0] and TINY.settled(Settings()).sampler == "euler_a"
+    assert (
+        run.times == [1000, 750, 500, 250, 0] and TINY.settled(Settings()).sampler == "dpmpp_2m_sde"
+    )
 
 
 def sgm_timesteps(steps):

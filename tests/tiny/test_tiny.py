@@ -27,17 +27,17 @@ def pipe():
 
 
 def test_it_does_as_it_is_told(pipe):
-    """Here 1, 1, 0.85 by Euler ancestral, its usual sampler; DDIM below. PLMS: see the card."""
-    for things, split, bar in ((1, "seen", 0.9), (1, "colors", 0.85), (2, "seen", 0.7)):
-        texts = fidelity.captions(things, split, 40, seed=1)
-        found = fidelity.shares(fidelity.verdicts(pipe, texts, steps=10, seed=10_000))
+    """As it samples by itself. The card has the shares of 500 captions."""
+    for things, split, bar in ((1, "seen", 0.9), (1, "colors", 0.85), (2, "seen", 0.8)):
+        texts = fidelity.captions(things, split, 25, seed=1)
+        found = fidelity.shares(fidelity.verdicts(pipe, texts, seed=10_000))
         assert found["right"] >= bar, (things, split, found)
         assert min(found["color"], found["background"]) >= 0.9, (things, split, found)
         assert things == 1 or found["order"] >= 0.85, found
 
 
 def test_fresh_noise_helps_in_few_steps(pipe):
-    """Why `usual_sampler` is what it is: of two things."""
+    """Why the usual sampler is one that draws it: of two things."""
     texts, names = fidelity.captions(2, "seen", 50, seed=1), ("euler_a", "ddim", "plms")
     by = {name: fidelity.verdicts(pipe, texts, sampler=name, steps=10) for name in names}
     right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
