@@ -89,7 +89,7 @@ class InPlaceBlock(autoencoder.Block):
         return h.add_(self.nin_shortcut(x))
 
 
-def quick_gelu(x: Tensor) -> Tensor:
+def _quick_gelu(x: Tensor) -> Tensor:
     """clip.quick_gelu, written over what it reads: x sigmoid(1.702 x) = SiLU(1.702 x) / 1.702."""
     return F.silu(x.mul_(1.702), inplace=True).div_(1.702)
 
@@ -126,5 +126,5 @@ def quickened(network: nn.Module) -> nn.Module:
         if isinstance(module, InPlaceResBlock):
             module.in_layers[1].inplace = module.out_layers[1].inplace = True
         if getattr(module, "activation", None) is clip.quick_gelu:
-            module.activation = quick_gelu
+            module.activation = _quick_gelu
     return network
