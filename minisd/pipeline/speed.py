@@ -37,7 +37,7 @@ class Doubling(blocks.Upsample):
         conv, (height, width) = self.conv, x.shape[2:]
         if few(x) or not isinstance(conv, nn.Conv2d):  # none, or one with a LoRA beside it
             return super().forward(x)
-        meet = torch.tensor(MEET, dtype=x.dtype)
+        meet = x.new_tensor(MEET)
         weights = torch.einsum("apk, bql, oikl -> aboipq", meet, meet, conv.weight)
         cases = F.conv2d(x, weights.flatten(0, 2), conv.bias.repeat(4), padding=1)
         cases = cases.unflatten(1, (2, 2, -1))  # (n, a, b, c, h + 1, w + 1)

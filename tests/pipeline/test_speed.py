@@ -103,6 +103,14 @@ def test_four_ninths_of_the_multiplications():
     assert counts[1] == pytest.approx(4 / 9 * (65 / 64) ** 2 * counts[0], rel=0.01)
 
 
+@pytest.mark.parametrize("layer", (blocks.Upsample(8), autoencoder.Block(8, 8, groups=4)))
+def test_it_may_go_to_another_device(layer):
+    quick = speed.quickened(copy.deepcopy(layer)).to("meta")
+    for side in (4, 32):
+        x = torch.empty(1, 8, side, side, device="meta")
+        assert quick(x).is_meta and quick(x).shape == layer.to("meta")(x).shape
+
+
 def test_only_plain_convolutions_become_products():
     odd = [
         nn.Conv2d(4, 4, 1),
