@@ -104,15 +104,10 @@ FORMS = {
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether it is a 3 x 3 convolution with a bias that leaves the picture's size."""
-    return (
-        type(layer) is nn.Conv2d
-        and layer.bias is not None
-        and layer.groups == 1
-        and (
-            (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.padding_mode)
-            == ((3, 3), (1, 1), (1, 1), (1, 1), "zeros")
-        )
-    )
+    if type(layer) is not nn.Conv2d or layer.bias is None:
+        return False
+    how = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    return (how, layer.groups, layer.padding_mode) == (((3, 3), (1, 1), (1, 1), (1, 1)), 1, "zeros")
 
 
 def quickened(network: nn.Module) -> nn.Module:

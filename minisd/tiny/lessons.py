@@ -181,7 +181,8 @@ def old_pictures(vae: nn.Module, n: int, seed: int = 0) -> Pictures:
 
 
 def own_pictures(pipe: Pipeline, texts: Sequence[str], seed: int = 0) -> Pictures:
-    """DreamBooth §3.2: what the frozen model itself paints of these prompts."""
+    """DreamBooth §3.2: what the frozen model itself paints of these prompts, by Euler ancestral,
+    as for the card's numbers."""
     z = [
         pipe.txt2img([*texts[k : k + 50]], seed=seed + k, sampler="euler_a").latents()
         for k in range(0, len(texts), 50)
