@@ -183,3 +183,24 @@ def test_which_networks(monkeypatch):
     pipe = Pipeline(*model)
     assert forms(pipe) == {speed.Product, speed.Doubling}
     assert gap([picture(pipe)], [before]) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo")
+@pytest.mark.parametrize("name", ("unet", "vae"))
+def test_a_network_of_a_pipeline_may_be_compiled(name, monkeypatch):
+    """By `part`, as notebook 16 says; here by a compiler that runs the graphs as they are."""
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def picture():
+        return pipe.txt2img("a red fox", 64, steps=3, seed=1, sampler="ddim").pictures()
+
+    monkeypatch.setattr(threads, "SMALL", 0)
+    pipe = Pipeline(copy.deepcopy(ours("sd1").checkpoint), ours("sd1").tokenizers)
+    before = picture()
+    with pipe.part(name) as network:
+        (network if name == "unet" else network.decoder).compile(backend=backend)
+    assert gap([picture()], [before]) < 1e-4 and graphs
