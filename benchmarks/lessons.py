@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from minisd.pipeline import Pipeline, save_png
 from minisd.tiny import TINY
+from minisd.tiny.captions import read
 from minisd.tiny.fidelity import captions
 from minisd.tiny.judge import judge
 from minisd.tiny.lessons import LESSONS, held_out_captions, request
-from minisd.tiny.scenes import read
 from minisd.tiny.shapes import SHAPES
 from minisd.tiny.train import result
 
