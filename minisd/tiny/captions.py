@@ -121,7 +121,11 @@ def _ground(scene: Scene, rng: np.random.Generator) -> str:
 
 def _noun(thing: Thing, rng: np.random.Generator, size: float = 0.5) -> str:
     words = [*_adjectives(thing, rng, size), thing.shape]
-    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+    return f"{_article(words[0])} {' '.join(words)}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _adjectives(thing: Thing, rng: np.random.Generator, size: float = 0.5) -> list[str]:
@@ -226,12 +230,12 @@ def misplaced(text: str) -> str:
     if len(words) < 2 or unknown_words(text):
         return ""
     try:
-        return _never(read(text))
+        return _never(read(text), words)
     except ValueError:
         return _out_of_place(words)
 
 
-def _never(request: Request) -> str:
+def _never(request: Request, words: list[str]) -> str:
     """What is wrong with a caption that can be read, and of which there is no scene."""
     for _, color, _ in request.things:
         if (color, request.background) in UNSEEN:
@@ -241,6 +245,12 @@ def _never(request: Request) -> str:
             )
     if len(request.things) > 2 and any(thing.size == "large" for thing in request.things):
         return "three things or four are small in all that the model saw: there is room for no more"
+    first, *rest = request.things
+    if first.color and first in rest and not {*NUMBERS} & {*words}:
+        return (
+            "things of one shape and color are counted in what the model learned, as in "
+            f"'two {first.color} {plural(first.shape)}'"
+        )
     return ""
 
 
@@ -259,8 +269,13 @@ def _out_of_place(words: list[str]) -> str:
     color = match and (match[1] or match[2])
     if color in PAINTS and color not in BACKGROUNDS:
         return (
-            f"{color!r} is a color of things alone, and the model never saw a {color} "
-            f"background: backgrounds are {', '.join(BACKGROUNDS)}"
+            f"{color!r} is a color of things alone, and the model never saw {_article(color)} "
+            f"{color} background: backgrounds are {', '.join(BACKGROUNDS)}"
+        )
+    if "no" in words:
+        return (
+            "the model knows 'no' before 'background' alone: what shall not be there is named by "
+            "--negative"
         )
     if many and (things or len(many) > 1):
         return (
@@ -269,6 +284,13 @@ def _out_of_place(words: list[str]) -> str:
         )
     if many and not any(word in NUMBERS for word in words):
         return f"say how many {many[0]}: the model learned two, three and four"
+    if many and {"row", "column", "top"} & {*words}:
+        return "of things alike only three stand in a row or a column in what the model learned"
+    if len(things) == 3:
+        return (
+            "three things are said like 'a red ring, a star and a blue cross from left to right' "
+            "or 'a star between a red ring and a blue cross' in what the model learned"
+        )
     if len(things) > 3:
         return (
             "the model never saw more than three things that are not alike, and will leave some "
