@@ -93,18 +93,10 @@ def random_scene(
         hidden = UNSEEN & {(color, background) for _, color in kinds}
         if _split(kinds) == split and not hidden:
             break
-    count = len(kinds)
-    if kind == 3 or count > 2:
-        sizes = ["small"] * count
-    else:
-        sizes = [one(rng, SIZES)] * count if kind == ALIKE else [one(rng, SIZES) for _ in kinds]
-    if kind == 3 or (kind == ALIKE and count == 3 and rng.random() < IN_LINE):
-        relation = one(rng, LINES)
-    else:
-        relation = one(rng, OPPOSITE) if kind == 2 else None
+    sizes, relation = _sizes(rng, kind, len(kinds)), _relation(rng, kind, len(kinds))
     while True:
-        placed = tuple(_place(rng, *kind, size) for kind, size in zip(kinds, sizes, strict=True))
-        if count == 3 and relation:
+        placed = tuple(_place(rng, *what, size) for what, size in zip(kinds, sizes, strict=True))
+        if len(kinds) == 3 and relation:
             return Scene(_in_line(rng, placed, relation), background, relation)
         if not all(map(inside, placed)):
             continue
@@ -149,6 +141,20 @@ def _kinds(rng: np.random.Generator, kind: int | str, colors: list[str]) -> list
         kinds = [(one(rng, SHAPES), one(rng, colors)) for _ in range(kind)]
         if len(set(kinds)) == kind:
             return kinds
+
+
+def _sizes(rng: np.random.Generator, kind: int | str, count: int) -> list[str]:
+    """Three things and more are small, or there is no room for them."""
+    if count > 2:
+        return ["small"] * count
+    return [one(rng, SIZES)] * count if kind == ALIKE else [one(rng, SIZES) for _ in range(count)]
+
+
+def _relation(rng: np.random.Generator, kind: int | str, count: int) -> str | None:
+    if kind == 2:
+        return one(rng, OPPOSITE)
+    in_line = kind == 3 or (count == 3 and rng.random() < IN_LINE)
+    return one(rng, LINES) if in_line else None
 
 
 def _split(kinds: list[tuple[str, str]]) -> str | None:
