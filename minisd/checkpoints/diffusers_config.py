@@ -124,13 +124,14 @@ TABLES = {
             "use_karras_sigmas": bool,
             "use_exponential_sigmas": bool,
             "use_beta_sigmas": bool,
+            "use_lu_lambdas": bool,
         },
         f"""{{"num_train_timesteps": {T}, "thresholding": false, "timestep_type": "discrete",
         "use_flow_sigmas": false, "use_dynamic_shifting": false}}""",
         """clip_sample_range corrector_order disable_corrector
         dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
         lambda_min_clipped lower_order_final predict_x0 predictor_order sample_max_value
-        skip_prk_steps solver_p solver_type time_shift_type use_lu_lambdas""",
+        skip_prk_steps solver_p solver_type time_shift_type""",
     ),
 }
 
@@ -257,6 +258,7 @@ def process(path: Path, known: Family, folder: str = "scheduler") -> dict:
     name = "PLMS" if name == "PNDM" else name
     if "_class_name" in said and name in get_args(SolverName):
         spread = [key.split("_")[1] for key in said if key[:4] == "use_" and said[key] is True]
+        spread = ["exponential" if name == "lu" else name for name in spread]
         other = () if ORDERED.get(name, order) == order else (order,)
         changes["solver"] = (name, spread[0] if spread else "", *other)
     offset = said.get("steps_offset", 1) if xl else 1  # as diffusers has it

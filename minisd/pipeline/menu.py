@@ -116,9 +116,9 @@ sgm             | SGM Uniform      |                    | sgm_uniform  | LegacyD
 turbo           |                  |                    |              | SubstepSampler
 uniform         |                  |                    |              |
 karras          | Karras           | karras_sigmas      | karras       | EDMDiscretization
-exponential     | Exponential      | exponential_sigmas | exponential  |
+exponential     | Exponential      | exponential_sigmas / lu_lambdas | exponential |
 polyexponential | Polyexponential  |                    |              |
-lambda          |                  | lu_lambdas         |              |
+lambda          |                  |                    |              |
 quadratic       |                  |                    |              |
 beta            | Beta             | beta_sigmas        | beta         |
 ays             | Align Your Steps |                    |              |
@@ -129,6 +129,8 @@ GRID_NOTES = {
     "linspace": "A1111 and ComfyUI do not round it",
     "sgm": "A1111 and ComfyUI do not round it",
     "turbo": "ComfyUI has a node for it, SDTurboScheduler",
+    "exponential": "diffusers rounds the times, and its two differ by that alone",
+    "lambda": "DPM-Solver's own: it ends at t = 1",
     "uniform": "A1111's Uniform is its Normal",
     "karras": "the demo of generative-models has ρ = 3, and not 7",
     "ays": "ComfyUI has a node for it, AlignYourStepsScheduler",
@@ -164,11 +166,11 @@ def spellings(menu: dict[str, NamedTuple]) -> dict[str, str]:
     """From every plain name of a table's rows to the row's own name."""
     named = {plain(own): own for own in menu}
     for own, row in menu.items():
-        theirs = [f"{row.diffusers}Scheduler", row.diffusers, f"use_{row.diffusers}"]
+        theirs = [f"{name}Scheduler / {name} / use_{name}" for name in row.diffusers.split(" / ")]
         for cell in (row.a1111, *(theirs if row.diffusers else ()), row.comfyui, row.sgm):
-            for name in cell.removesuffix("_sigmas").split(" / "):
+            for name in (*cell.split(" / "), cell):
                 named.setdefault(plain(name), own)
-            named.setdefault(plain(cell), own)
+                named.setdefault(plain(name.removesuffix("_sigmas")), own)
     named.pop("", None)
     return named
 

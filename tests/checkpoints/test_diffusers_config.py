@@ -154,6 +154,7 @@ SOLVED += [("DDPM", {"timestep_spacing": "linspace"})]
 SOLVED += [(name, {"timestep_spacing": "trailing"}) for name in ("DPMSolverMultistep", "DDPM")]
 SOLVED += [("UniPCMultistep", {"timestep_spacing": "trailing"})]
 SOLVED += [(name, {"use_karras_sigmas": True}) for name in ("DPMSolverMultistep", "UniPCMultistep")]
+SOLVED += [("DPMSolverMultistep", {"use_lu_lambdas": True})]
 TRAILING = {"timestep_spacing": "trailing"}
 SOLVED += [("UniPCMultistep", TRAILING | {"solver_order": order}) for order in (1, 3)]
 SOLVED += [("DPMSolverMultistep", TRAILING | {"solver_order": 1})]
@@ -175,7 +176,7 @@ def test_a_folders_solver_is_its_usual_one(name, says, tmp_path):
     pipe = Pipeline(load(tmp_path, "sd1"), [tokenizer])
     run = pipe.txt2img("a red circle", 32, steps=5, scale=2.0, seed=3)
     theirs = their_picture(tmp_path, parts, tokenizer, "a red circle")
-    near = 2e-4 if "use_karras_sigmas" in says else 1e-4
+    near = 2e-4 if {"use_karras_sigmas", "use_lu_lambdas"} & {*says} else 1e-4
     assert (run.pictures() - theirs).abs().max() <= near and theirs.std() > 0.05
 
 

@@ -72,7 +72,8 @@ def test_a_name_finds_its_sampler_and_grid(name):
 def test_grids_are_found():
     names = {"Karras": "karras", "SGM Uniform": "sgm", "sgm_uniform": "sgm", "Normal": "linspace"}
     names |= {"timestep_spacing": None, "trailing": "trailing", "use_karras_sigmas": "karras"}
-    names |= {"karras_sigmas": "karras", "use_lu_lambdas": "lambda", "use_beta_sigmas": "beta"}
+    names |= {"karras_sigmas": "karras", "use_lu_lambdas": "exponential", "lambda": "lambda"}
+    names |= {"use_beta_sigmas": "beta", "use_exponential_sigmas": "exponential"}
     names |= {"Align Your Steps": "ays", "EDMDiscretization": "karras", "Simple": "trailing"}
     for name, meant in names.items():
         if meant:
@@ -91,7 +92,7 @@ def test_the_page_prints_the_table(table):
         if table is SAMPLERS and row.diffusers:
             cells[1] += "Scheduler"
         elif row.diffusers.endswith(("_sigmas", "_lambdas")):
-            cells[1] = f"use_{row.diffusers}"
+            cells[1] = " / ".join(f"use_{one}" for one in row.diffusers.split(" / "))
         assert f"| `{name}` | {' | '.join(cells)} | {row.note} |".replace("  ", " ") in [
             line.replace("  ", " ") for line in printed
         ], name
