@@ -38,6 +38,12 @@ ALGORITHMS = {  # of the classes that have several solvers under one name: for o
         "deis": ("DEISMultistep",) * 3,
     },
 }
+SPREAD = {  # how a scheduler may spread its sigmas, and the grid that does so here
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_lu_lambdas": "exponential",
+    "use_beta_sigmas": "beta",
+}
 ORDERED = {"DEISMultistep": 3, "UniPCMultistep": 2, "dpm_2m": 2}  # the orders that are theirs here
 
 
@@ -121,11 +127,8 @@ TABLES = {
             "variance_type": Literal["fixed_small", "fixed_small_log", "fixed_large"],
             "algorithm_type": Literal[tuple(ALGORITHMS["DPMSolverMultistep"])],
             "solver_order": Literal[1, 2, 3],
-            "use_karras_sigmas": bool,
-            "use_exponential_sigmas": bool,
-            "use_beta_sigmas": bool,
-            "use_lu_lambdas": bool,
-        },
+        }
+        | dict.fromkeys(SPREAD, bool),
         f"""{{"num_train_timesteps": {T}, "thresholding": false, "timestep_type": "discrete",
         "use_flow_sigmas": false, "use_dynamic_shifting": false}}""",
         """clip_sample_range corrector_order disable_corrector
@@ -257,8 +260,7 @@ def process(path: Path, known: Family, folder: str = "scheduler") -> dict:
         name = orders[order - 1]
     name = "PLMS" if name == "PNDM" else name
     if "_class_name" in said and name in get_args(SolverName):
-        spread = [key.split("_")[1] for key in said if key[:4] == "use_" and said[key] is True]
-        spread = ["exponential" if name == "lu" else name for name in spread]
+        spread = [grid for key, grid in SPREAD.items() if said.get(key)]
         other = () if ORDERED.get(name, order) == order else (order,)
         changes["solver"] = (name, spread[0] if spread else "", *other)
     offset = said.get("steps_offset", 1) if xl else 1  # as diffusers has it
