@@ -32,9 +32,9 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-SHORT = {  # settings; what may be left of the first batch's loss (left: 0.60, 0.53, 0.56, 0.80)
-    "kl": (Settings(7, 2, 4e-3, 0, 0.5, 0.5), 0.75),
-    "vq": (Settings(7, 2, 4e-3, 0, 0.5, 0.5), 0.75),
+SHORT = {  # settings; what may be left of the loss on its batches (left: 0.69, 0.46, 0.37, 0.74)
+    "kl": (Settings(20, 2, 4e-3, 0, 0.5, 0.5), 0.8),
+    "vq": (Settings(20, 2, 4e-3, 0, 0.5, 0.5), 0.75),
     "text": (Settings(15, 8, 2e-3, 0, 0.5, 0.5), 0.75),
     "unet": (Settings(8, 2, 2e-3, 0, 0.5, 0.5), 0.9),
 }
@@ -61,9 +61,17 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", SHORT)
 def test_a_stage_learns(folder, name):
     settings, left = SHORT[name]
+    before = loss_of(train.stage(name, folder, 60), settings)
     run = Run(train.stage(name, folder, 60), settings, folder / f"{name}.safetensors")
-    after = run.stage.loss(0, range(settings.batch)).detach()
-    assert len(run.losses) == settings.steps and after < left * run.losses[0]
+    assert len(run.losses) == settings.steps
+    assert loss_of(run.stage, settings) < left * before
+
+
+@torch.no_grad()
+def loss_of(stage, settings: Settings) -> float:
+    """On all batches of a training: one has black pictures, another white ones."""
+    of = [float(stage.loss(step, range(settings.batch))) for step in range(settings.steps)]
+    return sum(of) / len(of)
 
 
 def test_what_is_exported_is_the_average_under_official_names(folder):
