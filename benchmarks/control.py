@@ -20,10 +20,11 @@ from minisd.checkpoints import load
 from minisd.checkpoints.control import save_control
 from minisd.pipeline import Pipeline, save_png
 from minisd.tiny import TINY
+from minisd.tiny.captions import caption
 from minisd.tiny.control import Sketched, edges, measured, overlap, painted, silhouette
 from minisd.tiny.fidelity import HELD_OUT
 from minisd.tiny.judge import judge, look
-from minisd.tiny.scenes import caption, paint, random_scene
+from minisd.tiny.scenes import paint, random_scene
 from minisd.tiny.shapes import SHAPES
 from minisd.tiny.train import SETTINGS
 from minisd.training import Run, rng

@@ -20,13 +20,15 @@ from tqdm import tqdm
 
 from minisd.pipeline import Pipeline, save_png
 from minisd.tiny import TINY
+from minisd.tiny.captions import read
 from minisd.tiny.fidelity import captions
 from minisd.tiny.judge import judge
 from minisd.tiny.lessons import LESSONS, held_out_captions, request
-from minisd.tiny.scenes import read
+from minisd.tiny.scenes import ALIKE
 from minisd.tiny.shapes import SHAPES
 from minisd.tiny.train import result
 
+KNOWN = {"one thing": 1, "two things": 2, "three things": 3, "things alike": ALIKE}
 SAMPLER = "euler_a"  # as DreamBooth's own pictures were painted
 
 
@@ -77,8 +79,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="of the sampler (30)")
     given = parser.parse_args()
     n, rows = given.captions, {}
-    one, two = (captions(things, "seen", n) for things in (1, 2))
-    circles = [re.sub("|".join(SHAPES), "circle", text) for text in one]
+    known = {kind: captions(things, "seen", n) for kind, things in KNOWN.items()}
+    circles = [re.sub("|".join(SHAPES), "circle", text) for text in known["one thing"]]
     models = {
         "before": (None, lambda: Pipeline.load(TINY)),
         "LoRA": ("lora", lambda: Pipeline.load(TINY, loras=[(result("lora", given.folder), 1)])),
@@ -90,8 +92,7 @@ def main() -> None:
         pipe, row = load(), {}
         lesson = LESSONS[taught or "lora"]
         if taught != "word":  # there each picture is as before, to the bit
-            old = {"one thing": one, "two things": two}
-            old |= {"a circle": circles} if taught != "lora" else {}  # DreamBooth's class
+            old = known | ({"a circle": circles} if taught != "lora" else {})  # DreamBooth's class
             for kind, texts in old.items():
                 row[kind] = share(pipe, texts, lesson.shapes, read, given.steps)
         if taught:

@@ -90,7 +90,7 @@ EXAMPLES = """
   minisd again minisd.png
   minisd grade returned/ --out marks
 
-Without --checkpoint the tiny model that comes with minisd paints: one or two coloured shapes.
+Without --checkpoint the tiny model that comes with minisd paints: one to four coloured shapes.
 minisd txt2img --help, and so on, lists the options of each."""
 
 

@@ -130,7 +130,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
     """What the user should know of these options with this model, in sentences."""
     from ..pipeline.settings import official_times, times
-    from ..tiny.scenes import misplaced
+    from ..tiny.captions import misplaced
 
     prompted, scale = pipe.config.context_dim is not None, settings.scale
     grid = (pipe.config, settings.steps, pipe.family, settings.grid)

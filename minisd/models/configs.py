@@ -243,4 +243,4 @@ TINY_KL = AutoencoderConfig(
     channels=16, channel_mult=(1, 2, 2), res_blocks=1, scale_factor=1.0, groups=4
 )
 TINY_VQ = replace(TINY_KL, codes=512)
-TINY_TEXT = TextConfig(128, 2, 2, vocabulary=624, length=24, activation="gelu", pad=0)
+TINY_TEXT = TextConfig(128, 3, 2, vocabulary=669, length=24, activation="gelu", pad=0)

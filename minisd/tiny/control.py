@@ -21,9 +21,10 @@ from ..models.unet import UNet
 from ..pipeline import Pipeline
 from ..schedules import at
 from ..training import rng
+from .captions import caption
 from .fidelity import HELD_OUT
 from .judge import AWAY, judge
-from .scenes import PIXELS, Scene, caption, paint, random_scene
+from .scenes import PIXELS, Scene, paint, random_scene
 from .shapes import cover
 from .stages import fingerprint, tiny_schedule, tokenizer
 

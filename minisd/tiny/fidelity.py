@@ -1,8 +1,8 @@
 """Does the tiny model do as it is told? Pictures of held-out captions, scored by the judge.
 
-Captions come in five groups: one thing or two, of combinations that training has seen, of shapes in
-colours that it has not, and (two things) of shapes that it has not seen together. `minisd judge`
-prints the table.
+Captions come in seven groups: one thing or two, of combinations that training has seen, of shapes
+in colours that it has not, and (two things) of shapes that it has not seen together; three things
+in a line; two, three or four things alike. `minisd judge` prints the table.
 """
 
 import math
@@ -10,14 +10,23 @@ from collections.abc import Sequence
 
 from ..pipeline import Pipeline
 from ..training import rng
+from .captions import caption
 from .judge import Verdict, judge
-from .scenes import caption, random_scene
+from .scenes import ALIKE, random_scene
 
-GROUPS = ((1, "seen"), (1, "colors"), (2, "seen"), (2, "colors"), (2, "shapes"))
+GROUPS = (
+    (1, "seen"),
+    (1, "colors"),
+    (2, "seen"),
+    (2, "colors"),
+    (2, "shapes"),
+    (3, "seen"),
+    (ALIKE, "seen"),
+)
 HELD_OUT = 7_000_000  # keys of random numbers that no training uses
 
 
-def captions(things: int, split: str, n: int, seed: int = 0) -> list[str]:
+def captions(things: int | str, split: str, n: int, seed: int = 0) -> list[str]:
     """n captions of one group, the same for the same seed."""
     found = []
     for i in range(n):

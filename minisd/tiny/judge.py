@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from .scenes import BOOST, PIXELS, SIZES, WORLD, Request, read
-from .shapes import BACKGROUNDS, COLORS, cover
+from .captions import Request, read
+from .scenes import BOOST, PIXELS, SIZES, WORLD
+from .shapes import BACKGROUNDS, PAINTS, cover
 
 LEAST = 12  # pixels that make a thing, not a speck
 AWAY = 45  # how far, of 441 from black to white, a thing's colour is from the background's
@@ -22,6 +23,8 @@ FIT = 0.15  # the greatest share of its area by which a thing may miss its outli
 LEAD = 0.06  # and by how much more it must miss any other's, or it is between two
 FRAME = 1.0  # half a side, in square roots of a thing's area, of where outlines are compared
 GRID = 28  # pixels along that
+STRAIGHT = 0.12  # how far three things in a line may be from one line, of the picture's side
+PAIRED = 6  # things of a picture that are paired with what is wanted; all are counted
 BORDER = sum(SIZES["small"]) / 4 + sum(SIZES["large"]) / 4  # between small and large
 
 
@@ -45,7 +48,8 @@ class Seen(NamedTuple):
 class Verdict(NamedTuple):
     """What of a caption is right in a picture; None for what the caption leaves open.
 
-    relation: two things stand along the right axis; order: and in the right order.
+    relation: things stand along the right axis, three of them in a line; order: and in the right
+    order, or the right one of three between the others.
     """
 
     count: bool
@@ -77,7 +81,7 @@ def verdict(seen: Seen, request: Request) -> Verdict:
     What they are weighs more than how they stand, so things that changed places are out of order.
     """
     wanted, n = request.things, len(request.things)
-    things = [*seen.things, *[None] * (n - len(seen.things))]
+    things = [*seen.things[:PAIRED], *[None] * (n - len(seen.things))]
     pairings = (_compare(pairing, request) for pairing in permutations(things, n))
     best = max(pairings, key=_agreement)
     ground = None if request.background is None else seen.background == request.background
@@ -100,14 +104,23 @@ def _compare(found: tuple[Found | None, ...], request: Request) -> tuple:
 
     relation = order = None
     if request.relation:
-        relation = order = False
-        if None not in found:
-            dx, dy = found[0].x - found[1].x, found[0].y - found[1].y
-            across = request.relation in ("left", "right")
-            relation = bool(abs(dx) > abs(dy)) == across
-            along = dx if across else dy
-            order = relation and (along < 0) == (request.relation in ("left", "above"))
+        standing = None not in found and _standing(found, request.relation)
+        relation, order = standing or (False, False)
     return same("shape"), same("color"), same("size"), relation, order
+
+
+def _standing(found: tuple[Found, ...], asked: str) -> tuple[bool, bool]:
+    """Whether things stand along the axis that is asked for, and in that order."""
+    places = np.array([(thing.x, thing.y) for thing in found])
+    spread = np.ptp(places, axis=0)
+    across = bool(spread[0] > spread[1])
+    along, straight = places[:, 0 if across else 1], len(found) < 3 or spread.min() <= STRAIGHT
+    if asked == "between":
+        middle = (along[0] - along[1]) * (along[0] - along[2]) < 0
+        return bool(straight), bool(straight and middle)
+    relation = bool(straight) and across == (asked in ("left", "right"))
+    steps = np.diff(along) if asked in ("left", "above") else -np.diff(along)
+    return relation, bool(relation and (steps > 0).all())
 
 
 # ---- looking ------------------------------------------------------------------------------
@@ -153,7 +166,7 @@ def _read_off(rgb: np.ndarray, ground: np.ndarray, mask: np.ndarray, shapes: tup
     # How much of each pixel is paint, and how far it is from any mixture of paint and background.
     share = ((rgb - ground) @ way / (way @ way)).clip(0)
     off = np.linalg.norm(rgb - ground - share[..., None] * way, axis=-1)
-    color = _named(paint, COLORS) if (off[mask] < MIXED).mean() > 0.9 else None
+    color = _named(paint, PAINTS) if (off[mask] < MIXED).mean() > 0.9 else None
     covered = share.clip(0, 1) * _grown(mask)
     area, (x, y) = covered.sum(), _middle(covered)
     shape, lead, miss = _nearest_shape(_framed(covered, x, y, np.sqrt(area)), shapes)

@@ -21,23 +21,12 @@ from ..pipeline import Pipeline
 from ..pipeline.conditioning import tokenizer_metadata
 from ..text.tokenizer import Tokenizer
 from ..training import Run, rng, torch_rng
-from .scenes import (
-    COLORS,
-    PIXELS,
-    SIZES,
-    WORDS,
-    WORLD,
-    Request,
-    Scene,
-    caption,
-    inside,
-    paint,
-    random_scene,
-    read,
-    stands,
-)
+from .captions import WORDS, Request, caption, read
+from .scenes import PIXELS, SIZES, WORLD, Scene, inside, paint, pick, random_scene, stands
+from .shapes import PAINTS
 from .stages import Joint, Latents, normal_of, tokenizer
 
+FEW = {1: 0.4, 2: 0.6}  # how many things a picture of a new one shows, and their shares
 NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
 
 
@@ -84,7 +73,7 @@ def new_scene(
     held_out: in a shape or a color that the training leaves out.
     """
     while True:
-        scene = random_scene(random, things)
+        scene = random_scene(random, things or pick(random, FEW))
         placed, i = [*scene.things], int(random.integers(len(scene.things)))
         size = lesson.looks.get("size", placed[i].size)
         placed[i] = placed[i]._replace(
@@ -113,7 +102,7 @@ def say(lesson: Lesson, scene: Scene, i: int, random) -> str:
     things = list(scene.things)
     things[i] = things[i]._replace(shape=lesson.word)
     text = caption(scene._replace(things=tuple(things)), random)
-    adjectives = rf"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLORS)}) )?"
+    adjectives = rf"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(PAINTS)}) )?"
     whole = "color" in lesson.looks
     return re.sub(rf"\ban? {adjectives}({lesson.word})\b", r"a \1", text) if whole else text
 

@@ -61,6 +61,8 @@ BACKGROUNDS = {
     "cream": (255, 236, 200),
     "navy": (20, 26, 74),
 }
+# What the tiny model's things are painted with; the notebooks' finite worlds have COLORS alone.
+PAINTS = COLORS | {name: BACKGROUNDS[name] for name in ("white", "black")}
 
 
 def cover(
@@ -92,7 +94,7 @@ def draw(
 
     size is about the shape's radius, (x, y) its centre, angle in degrees, counter-clockwise.
     """
-    paint = np.array(known("color", color, COLORS), dtype=float)
+    paint = np.array(known("color", color, PAINTS), dtype=float)
     ground = np.array(known("background", background, BACKGROUNDS), dtype=float)
     covered = cover(shape, size, x, y, pixels, angle)
     picture = ground[:, None, None] * (1 - covered) + paint[:, None, None] * covered

@@ -29,7 +29,7 @@ from ..models import configs
 from ..models.autoencoder import AutoencoderKL
 from ..models.discriminator import NLayerDiscriminator
 from ..training import rng
-from .scenes import Scene, paint, random_scene
+from .scenes import Scene, paint, pick, random_scene
 from .shapes import BACKGROUNDS, COLORS, SHAPES
 from .stages import fingerprint, normal_of, seeded
 from .weights import TINY
@@ -44,6 +44,7 @@ SMALL_KL = configs.AutoencoderConfig(
 KEY = 10_000_000  # of the first of these pictures
 
 
+FEW = {1: 0.4, 2: 0.6}  # how many things a picture shows, and the share of such pictures
 TOLD = (*SHAPES, *COLORS, *BACKGROUNDS, *WAYS)
 
 
@@ -70,7 +71,10 @@ def batch(
 
 
 def _grained(random: np.random.Generator, ways: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    scene, way = random_scene(random), ways[random.integers(len(ways))]
+    scene, way = (
+        random_scene(random, pick(random, FEW), colors=COLORS),
+        ways[random.integers(len(ways))],
+    )
     noise = random.normal(size=(PIXELS, PIXELS + LENGTH - 1))
     lines = np.lib.stride_tricks.sliding_window_view(noise, LENGTH, 1).sum(-1) / LENGTH**0.5
     grain = torch.from_numpy(lines if way == "across" else lines.T).float()

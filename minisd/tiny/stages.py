@@ -24,9 +24,10 @@ from ..models.vq import VQModel
 from ..schedules import alpha_bar, at, scaled_linear_betas, zero_terminal_snr
 from ..text.tokenizer import PUNCTUATION, Tokenizer, train_merges
 from ..training import group, rng, torch_rng, wait
+from .captions import NUMBERS, RELATIONS, Request, caption, read
 from .codebook import quantised
-from .scenes import OPPOSITE, RELATIONS, SIZES, caption, paint, random_scene, read
-from .shapes import BACKGROUNDS, COLORS, SHAPES
+from .scenes import OPPOSITE, SIZES, paint, random_scene
+from .shapes import BACKGROUNDS, PAINTS, SHAPES
 
 PICTURES, CAPTIONS, TEXTS, JOINT = 1, 2, 3, 4  # what a random number is for: parts of its key
 CODES = 10**8  # the key of the pictures whose latents the codebook begins with
@@ -92,14 +93,18 @@ class VectorQuantised:
 
 # ---- the text encoder's warm-up -----------------------------------------------------------
 
-PLACES = (*RELATIONS, "alone")
+# Where a caption says that something is: alone (one thing, or some alike), at a side, in the middle
+# of three; or in which place it is named, where no more is said.
+PLACES = (*RELATIONS, "alone", "middle", "first", "second", "third")
 QUESTIONS = {  # what is asked of a caption, and the answers there are; the last is "not said"
     **{
         f"{place} {what}": (*names, None)
         for place in PLACES
-        for what, names in (("shape", SHAPES), ("color", COLORS), ("size", SIZES))
+        for what, names in (("shape", SHAPES), ("color", PAINTS), ("size", SIZES))
     },
     "background": (*BACKGROUNDS, None),
+    "number": (*NUMBERS.values(), None),  # of things alike
+    "line": ("row", "column", None),  # of three
 }
 
 
@@ -108,15 +113,26 @@ def answers(text: str) -> list[int]:
 
     "a red circle left of a square" has a red circle at the left, and no color at the right.
     """
-    request = read(text)
-    first, *rest = request.things
-    where = {"alone": first} if not rest else {}
-    if request.relation:
-        where = {request.relation: first, OPPOSITE[request.relation]: rest[0]}
-    found = {"background": request.background}
-    for place, thing in where.items():
+    request, number = read(text), [NUMBERS[word] for word in text.split() if word in NUMBERS]
+    found = {"background": request.background, "number": number[0] if number else None}
+    if len(request.things) > 2:
+        found["line"] = {"left": "row", "above": "column"}.get(request.relation)
+    places = ("alone",) if number else _places(request)
+    for place, thing in zip(places, request.things, strict=False):
         found |= {f"{place} {what}": getattr(thing, what) for what in ("shape", "color", "size")}
     return [names.index(found.get(question)) for question, names in QUESTIONS.items()]
+
+
+def _places(request: Request) -> tuple[str, ...]:
+    """The place of each of a caption's things, where they are not alike."""
+    relation, named = request.relation, ("first", "second", "third")
+    if len(request.things) == 1:
+        return ("alone",)
+    if len(request.things) == 2:
+        return (relation, OPPOSITE[relation]) if relation else named
+    if relation == "between":
+        return "middle", *named
+    return (relation, "middle", OPPOSITE[relation]) if relation else named
 
 
 class Reader(nn.Module):
@@ -248,7 +264,7 @@ class Joint:
     count better by 1.5.
     """
 
-    name, slow = "unet", {"text.": 0.1}  # or it forgets what its warm-up taught it
+    name, slow = "unet", {"text.": 0.3}  # or it forgets what its warm-up taught it
     LATE = slice(600, 960)
 
     def __init__(

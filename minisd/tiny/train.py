@@ -46,7 +46,7 @@ from ..pipeline.pictures import save_png
 from ..pipeline.settings import USUAL
 from ..training import Run, Settings, group, told, wait
 from . import control, distil, lessons, sharp, stages
-from .scenes import WORDS
+from .captions import WORDS
 from .weights import TINY
 
 SETTINGS = {

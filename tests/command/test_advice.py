@@ -297,7 +297,8 @@ def test_the_syntax_of_other_programs_is_told(prompt, found):
 
 
 def test_a_word_in_another_role_is_told(capsys, quick):
-    assert run("a white star", *ONE) == 0 and "'white' is a color of backgrounds" in told(capsys)
+    assert run("a grey star", *ONE) == 0 and "'grey' is a color of backgrounds" in told(capsys)
+    assert run("three large stars", *ONE) == 0 and "three things or four are" in told(capsys)
     assert run("a red star on white", *ONE) == 0 and "color" not in told(capsys)
 
 

@@ -16,6 +16,7 @@ from minisd.command.terminal import STOPPED, uninterrupted
 from minisd.pipeline import Pipeline
 from minisd.pipeline.pictures import open_picture, read_settings, save_png
 from minisd.tiny import train
+from minisd.tiny.fidelity import GROUPS
 from minisd.tiny.scenes import paint, random_scene
 from minisd.tiny.weights import TINY
 from minisd.training import rng
@@ -245,7 +246,7 @@ def test_words_out_of_place_for_the_other_commands(words, sentence, capsys, tmp_
 def test_the_table_of_the_judge(capsys):
     assert main(["judge", "--captions", "1", "--steps", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + len(GROUPS) and len({line.count("|") for line in lines}) == 1
     assert lines[0].startswith("| things, split | right |") and lines[2].startswith("| 1, seen |")
 
 

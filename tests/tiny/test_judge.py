@@ -9,19 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from minisd.tiny.captions import Request, Wanted, caption, read
+from minisd.tiny.fidelity import GROUPS
 from minisd.tiny.judge import Found, Seen, judge, look, pieces, verdict
-from minisd.tiny.scenes import (
-    OPPOSITE,
-    SPLITS,
-    Request,
-    Scene,
-    Thing,
-    Wanted,
-    caption,
-    paint,
-    random_scene,
-    read,
-)
+from minisd.tiny.scenes import OPPOSITE, Scene, Thing, paint, random_scene
 from minisd.tiny.shapes import BACKGROUNDS, COLORS, SHAPES, cover
 from minisd.training import rng, torch_rng
 
@@ -32,11 +23,11 @@ def all_of(scene):
     return Request(things, scene.background, scene.relation)
 
 
-SCENES = [random_scene(rng(21, i), split=SPLITS[i % 3]) for i in range(150)]
+SCENES = [random_scene(rng(21, i), *GROUPS[i % 7]) for i in range(210)]
 PICTURES = [paint(scene) for scene in SCENES]
 
 
-def share_right(change=lambda picture: picture, n=150):
+def share_right(change=lambda picture: picture, n=210):
     pairs = zip(SCENES[:n], PICTURES[:n], strict=True)
     return np.mean([judge(change(picture), all_of(scene)).right for scene, picture in pairs])
 
@@ -114,10 +105,34 @@ TWO = Scene(
 )
 
 
+def small(shape, color, x, y):
+    return Thing(shape, color, "small", 0.11, x, y, 4.0)
+
+
+ROW = Scene(
+    (
+        small("star", "white", 0.2, 0.5),
+        small("ring", "red", 0.5, 0.53),
+        small("cross", "blue", 0.8, 0.48),
+    ),
+    "grey",
+    "left",
+)
+THREE = Scene(
+    tuple(small("circle", "black", *at) for at in ((0.2, 0.2), (0.7, 0.3), (0.4, 0.8))), "cream"
+)
+FOUR = THREE._replace(things=(*THREE.things, small("circle", "black", 0.8, 0.75)))
+
+
 def but(scene, i, **changes):
     things = list(scene.things)
     things[i] = things[i]._replace(**changes)
     return scene._replace(things=tuple(things))
+
+
+def turned(scene):
+    """Every thing's x for its y."""
+    return scene._replace(things=tuple(t._replace(x=t.y, y=t.x) for t in scene.things))
 
 
 def swapped(scene):
@@ -155,12 +170,55 @@ def swapped(scene):
             but(TWO, 1, shape="circle", color="blue", size="small", radius=0.11),
             "shape, color, size",
         ),
+        (ROW, but(ROW, 1, shape="cross"), "shape"),
+        (ROW, but(ROW, 0, color="yellow"), "color"),
+        (ROW, but(ROW, 0, color="black"), "color"),
+        (ROW, but(ROW, 2, size="large", radius=0.17), "size"),
+        (ROW, ROW._replace(things=ROW.things[:2]), "count, shape, color, size, relation, order"),
+        (ROW, ROW._replace(things=(*ROW.things, small("star", "white", 0.5, 0.15))), "count"),
+        (ROW, but(but(ROW, 0, x=0.5), 1, x=0.2), "order"),
+        (ROW, but(but(ROW, 0, x=0.8), 2, x=0.2), "order"),
+        (ROW, but(ROW, 1, y=0.75), "relation, order"),  # beside the line
+        (ROW, turned(ROW), "relation, order"),
+        (THREE, FOUR, "count"),
+        (THREE, THREE._replace(things=THREE.things[:2]), "count, shape, color, size"),
+        (THREE, but(THREE, 1, shape="ring"), "shape"),
+        (THREE, but(THREE, 1, color="purple"), "color"),
+        (THREE, but(THREE, 1, size="large", radius=0.17), "size"),
+        (FOUR, THREE, "count, shape, color, size"),
+        (FOUR, but(FOUR, 3, color="blue"), "color"),
+        (FOUR, FOUR._replace(things=(*FOUR.things, small("circle", "black", 0.2, 0.55))), "count"),
     ],
 )
 def test_each_mistake_has_its_verdict(scene, drawn, wrong):
     result = judge(paint(drawn), all_of(scene))
     assert judge(paint(scene), all_of(scene)).right
     assert str(result) == f"wrong: {wrong}" and not result.right
+
+
+@pytest.mark.parametrize("turn", [False, True], ids=["row", "column"])
+def test_between_is_the_middle_of_three_in_a_line(turn):
+    """Which of the others is on which side is not asked; that the three are in a line is."""
+    text = "a red ring between a blue cross and a white star on grey"
+    for scene, wrong in (
+        (ROW, ""),
+        (but(but(ROW, 0, x=0.8), 2, x=0.2), ""),
+        (but(but(ROW, 1, x=0.8), 2, x=0.5), "order"),
+        (but(ROW, 1, y=0.8), "relation, order"),
+        (ROW._replace(things=ROW.things[:2]), "count, shape, color, relation, order"),
+    ):
+        result = judge(paint(turned(scene) if turn else scene), text)
+        assert str(result) == (f"wrong: {wrong}" if wrong else "all right")
+
+
+def test_alike_in_a_line_have_no_order_and_many_pieces_take_no_time():
+    row = tuple(small("star", "red", x, 0.5) for x in (0.2, 0.5, 0.8))
+    assert judge(paint(Scene(row, "white")), "three red stars in a row").right
+    said = str(judge(paint(Scene(row, "white")), "three red stars in a column"))
+    assert said == "wrong: relation, order"
+    many = tuple(Found("star", "red", "small", 0.1 + i / 40, 0.5) for i in range(30))
+    result = verdict(Seen(many, "white"), read("four red stars"))
+    assert str(result) == "wrong: count"
 
 
 def of_outline(distance, color="red", ground="white", at=(0.5, 0.5), radius=0.17):
@@ -328,7 +386,7 @@ def test_pieces_against_a_search():
         (torch.zeros(1, 64, 64), "a circle", r"got \(1, 64, 64\)"),
         (torch.zeros(3, 2, 64), "a circle", r"got \(3, 2, 64\)"),
         (torch.zeros(3, 64, 64, dtype=torch.uint8), "a circle", "from -1 to 1, got torch.uint8"),
-        (torch.zeros(3, 64, 64), "a dog", "names one shape or two"),
+        (torch.zeros(3, 64, 64), "a dog", "names a shape, one of"),
     ],
 )
 def test_mistakes_are_sentences(picture, text, sentence):

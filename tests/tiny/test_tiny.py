@@ -11,14 +11,24 @@ from minisd.noise import gaussian
 from minisd.pipeline import Pipeline
 from minisd.schedules import alpha_bar, scaled_linear_betas
 from minisd.tiny import fidelity
+from minisd.tiny.captions import unknown_words
 from minisd.tiny.judge import judge, look
-from minisd.tiny.scenes import WORDS, paint, random_scene
+from minisd.tiny.scenes import ALIKE, paint, random_scene
 from minisd.tiny.shapes import BACKGROUNDS
 from minisd.tiny.stages import tiny_schedule, tokenizer
 from minisd.tiny.weights import FAST, FAST_SETTINGS, TINY
 from minisd.training import rng
 
 pytestmark = pytest.mark.equal_bits("not promised, nor asked for here: shares of many pictures")
+
+
+BARS = (
+    (1, "seen", 0.9),
+    (1, "colors", 0.85),
+    (2, "seen", 0.8),
+    (3, "seen", 0.7),
+    (ALIKE, "seen", 0.7),
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +38,22 @@ def pipe():
 
 def test_it_does_as_it_is_told(pipe):
     """As it samples by itself. The card has the shares of 500 captions."""
-    for things, split, bar in ((1, "seen", 0.9), (1, "colors", 0.85), (2, "seen", 0.8)):
+    for things, split, bar in BARS:
         texts = fidelity.captions(things, split, 25, seed=1)
         found = fidelity.shares(fidelity.verdicts(pipe, texts, seed=10_000))
         assert found["right"] >= bar, (things, split, found)
         assert min(found["color"], found["background"]) >= 0.9, (things, split, found)
-        assert things == 1 or found["order"] >= 0.85, found
+        assert found.get("order", 1) >= 0.85, found
 
 
-def test_fresh_noise_helps_in_few_steps(pipe):
-    """Why the usual sampler is one that draws it: of two things."""
-    texts, names = fidelity.captions(2, "seen", 50, seed=1), ("euler_a", "ddim", "plms")
-    by = {name: fidelity.verdicts(pipe, texts, sampler=name, steps=10) for name in names}
+def test_plms_needs_more_steps_than_ddim(pipe):
+    """It extrapolates ε over times between which, near t = T with no SNR, much happens."""
+    texts = fidelity.captions(2, "seen", 50, seed=1)
+    by = {
+        n: fidelity.verdicts(pipe, texts, sampler=n, steps=8, scale=2.0) for n in ("ddim", "plms")
+    }
     right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
-    assert right["euler_a"] >= right["ddim"] + 0.05 and right["ddim"] > right["plms"] + 0.2, right
+    assert right["ddim"] > right["plms"] + 0.3, right
 
 
 def test_captions_are_of_their_group_and_the_same_again():
@@ -49,7 +61,7 @@ def test_captions_are_of_their_group_and_the_same_again():
         texts = fidelity.captions(things, split, 20)
         assert texts == fidelity.captions(things, split, 20) and len(set(texts)) > 15
         assert texts != fidelity.captions(things, split, 20, seed=1)
-        assert not [word for text in texts for word in text.split() if word not in WORDS]
+        assert not [text for text in texts if unknown_words(text)]
 
 
 def test_wilsons_interval_ends_where_the_share_is_z_deviations_away():
