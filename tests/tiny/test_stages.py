@@ -33,7 +33,7 @@ def same(a, b):
 
 
 SHORT = {  # settings; what may be left of the loss on its batches (left: 0.69, 0.46, 0.37, 0.74)
-    "kl": (Settings(20, 2, 4e-3, 0, 0.5, 0.5), 0.8),
+    "kl": (Settings(20, 2, 4e-3, 0, 0.5, 0.5), 0.75),
     "vq": (Settings(20, 2, 4e-3, 0, 0.5, 0.5), 0.75),
     "text": (Settings(15, 8, 2e-3, 0, 0.5, 0.5), 0.75),
     "unet": (Settings(8, 2, 2e-3, 0, 0.5, 0.5), 0.9),

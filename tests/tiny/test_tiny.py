@@ -46,14 +46,13 @@ def test_it_does_as_it_is_told(pipe):
         assert found.get("order", 1) >= 0.85, found
 
 
-def test_plms_needs_more_steps_than_ddim(pipe):
-    """It extrapolates ε over times between which, near t = T with no SNR, much happens."""
-    texts = fidelity.captions(2, "seen", 50, seed=1)
-    by = {
-        n: fidelity.verdicts(pipe, texts, sampler=n, steps=8, scale=2.0) for n in ("ddim", "plms")
-    }
+def test_fresh_noise_helps_in_few_steps(pipe):
+    """Why the usual sampler is one that draws it: the card's captions of two things, and calls."""
+    texts, how = fidelity.captions(2, "seen", 100), {"steps": 8, "scale": 2.0}
+    names = ("euler_a", "ddim", "plms")
+    by = {name: fidelity.verdicts(pipe, texts, sampler=name, **how) for name in names}
     right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
-    assert right["ddim"] > right["plms"] + 0.3, right
+    assert right["euler_a"] >= right["ddim"] + 0.05 and right["ddim"] > right["plms"] + 0.2, right
 
 
 def test_captions_are_of_their_group_and_the_same_again():
