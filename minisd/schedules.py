@@ -264,7 +264,7 @@ def linspace_times(T: int, steps: int) -> list[int]:
 
 
 def sgm_times(T: int, steps: int) -> list[int]:
-    """SDXL's own grid, generative-models': [1000, 981, ..., 60, 40, 20, 0] for 50 of 1000.
+    """SDXL's own grid, generative-models': [1000, 980, ..., 60, 40, 20, 0] for 50 of 1000.
 
         t_i = 1 + ⌊(T-1) (steps-i)/steps⌋,  i = 0..steps-1, and then 0
 

@@ -62,7 +62,8 @@ def eps_scaling(sigma: Tensor) -> Scalings:
 
         c_skip = 1   c_out = -σ   c_in = 1/√(σ²+1)   c_noise = σ
 
-    c_in x̄ is x_t, and D is eq. 15's x̂0. `DiscreteDenoiser` makes of c_noise the network's index.
+    c_in x̄ is x_t, and D is x̂0 (DDPM eq. 15, DDIM eq. 9). `DiscreteDenoiser` makes of c_noise the
+    network's index.
     Official: `EpsScaling`
     """
     return Scalings(1 + 0 * sigma, -sigma, 1 / sqrt(sigma**2 + 1), sigma)
