@@ -45,8 +45,9 @@ KINDS = {  # what a key of a file without a model's U-Net says that the file is,
     ),
     r"network\..*": (
         "training run",
-        "a run of a training: `python -m minisd train export` makes a checkpoint of a folder's "
-        "finished runs",
+        "a run of a training, and not what it made: `python -m minisd train export` makes a "
+        "checkpoint of the runs kl, text and unet; what another training made is a file beside "
+        "its run, which the command names at its end",
     ),
 }
 LOGIT_SCALE = 2.6592  # log(1 / 0.07), where CLIP's training begins; sampling does not use it

@@ -41,10 +41,10 @@ THEIRS = """
 --out: outdir output
 --steps: ddim_steps num_inference_steps
 --eta: ddim_eta
---scale: guidance_scale cfg cfg_scale
+--scale: guidance_scale guidance cfg cfg_scale
 --rescale: guidance_rescale
 --negative: negative_prompt
---n: n_samples n_iter num_images_per_prompt
+--n: n_samples n_iter num_images_per_prompt num_images batch_size count
 --size: h w height width
 --sampler: scheduler sampler_name
 --sampler plms: plms
@@ -60,7 +60,14 @@ THEIRS = """
 --control-scale: controlnet_conditioning_scale"""
 WORDS = {
     "prompt": "the prompt stands alone, in quotes",
-    "init_img": 'a picture stands alone, as in minisd img2img picture.png "a prompt"',
+    **dict.fromkeys(
+        ("init_img", "init_image", "init", "image", "input", "picture"),
+        'a picture stands alone, as in minisd img2img picture.png "a prompt"',
+    ),
+    **dict.fromkeys(
+        ("mask", "mask_image"),
+        'a mask stands alone, as in minisd inpaint picture.png mask.png "a prompt"',
+    ),
 }
 ABOUT = ("minisd", "version", "torch", "model", "taken", "checkpoint bytes", "refiner bytes")
 ABOUT += ("lora sha256", "embedding sha256", "fast sha256")
@@ -111,12 +118,14 @@ def read(words: list[str]) -> argparse.Namespace:
     if rest:
         command = commands[options.command]
         if odd := [word for word in rest if word.startswith("-")]:
+            if odd[0].split("=")[0] in command._option_string_actions:
+                command.error(f"{odd[0]} comes after --, where no option is read")
             command.error(f"there is no {odd[0]}" + meant_by(odd[0], command))
         meant = difflib.get_close_matches(words[1], [*COMMANDS, *TASKS], 1, 0.7)
         if options.command == "txt2img" and meant and not given_name:
             command.error(f"there is no command {words[1]}; {meant[0]}, perhaps?")
         more = repr(" ".join(rest))
-        if options.command in TASKS:
+        if options.command in TASKS or not hasattr(options, "prompt"):
             command.error(f"{more} is left over; what has no option stands together, in one place")
         command.error(f"{more} is left over: a prompt of several words goes in quotes")
     if options.command is None:
@@ -175,7 +184,7 @@ def meant_by(option: str, command: Parser) -> str:
     name, known = option.strip("-").replace("-", "_").lower(), command._option_string_actions
     if name in WORDS and command.prog.split()[-1] not in TASKS:
         return f": {WORDS[name]}"
-    near = difflib.get_close_matches(option.lower(), known, 1)
+    near = difflib.get_close_matches(option.lower(), known, 1, 0.75)
     for line in THEIRS.split("\n")[1:]:
         ours, theirs = line.split(": ")
         if name in theirs.split() and ours.split()[0] in known:
@@ -228,7 +237,7 @@ def _how() -> Parser:
     how.add_argument(
         "--n", type=whole_number, default=1, help="how many pictures, of seed, seed + 1, ..."
     )
-    said = "20 by default for the tiny model, 8 with --fast, 50 for others; a grid may take more"
+    said = "30 by default for the tiny model, 8 with --fast, 50 for others; a grid may take more"
     how.add_argument("--steps", type=whole_number, help=said)
     how.add_argument("--scale", type=number, help="of guidance; 1: none. The model's by default")
     how.add_argument("--guide-from", type=number, help="the time from which guidance acts; 1000")

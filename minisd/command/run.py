@@ -23,7 +23,7 @@ from .given import (
     targets,
 )
 from .tasks import TASKS
-from .terminal import on_screen, say, tell, uninterrupted
+from .terminal import on_screen, say, say_replaced, tell, uninterrupted
 
 
 def run(words: list[str], written: list[Path]) -> int:
@@ -130,7 +130,7 @@ def picture(options: argparse.Namespace, written: list[Path]) -> int:
 def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
     """What the user should know of these options with this model, in sentences."""
     from ..pipeline.settings import official_times, times
-    from ..tiny.captions import misplaced
+    from ..tiny.captions import WORDS, misplaced
 
     prompted, scale = pipe.config.context_dim is not None, settings.scale
     grid = (pipe.config, settings.steps, pipe.family, settings.grid)
@@ -144,9 +144,10 @@ def notes(options: argparse.Namespace, pipe, settings) -> Iterator[str]:
         yield "this model has no prompt, and yours is not read"
     if prompted:
         yield from pipe.warnings(options.prompt)
-        if pipe.family == "tiny" and (odd := misplaced(options.prompt)):
+        learned = pipe.words - WORDS
+        if pipe.family == "tiny" and (odd := misplaced(options.prompt, learned)):
             yield odd
-        yield from pipe.warnings(options.negative)
+        yield from (f"of --negative: {said}" for said in pipe.warnings(options.negative))
     if options.negative and scale == 1:
         yield "at scale 1 there is no guidance, and the negative prompt is not read"
     if prompted and scale == 0:
@@ -206,8 +207,7 @@ def save(pictures, options: argparse.Namespace, settings: dict, written: list[Pa
         written.append(path)
     for path in written:
         tell(sys.stdout, str(path))
-    if replaced:
-        say(f"{', '.join(replaced)} was there before, and is replaced")
+    say_replaced(replaced)
 
 
 def strip(pipe, steps, columns: int):

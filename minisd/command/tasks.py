@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..tiny.weights import FAST, FAST_SETTINGS, TINY
-from .terminal import on_screen, say, tell, uninterrupted
+from .terminal import on_screen, say, say_replaced, tell, uninterrupted
 from .values import count, lora, number, positive, seed, weight
 
 STAGES = ("kl", "vq", "text", "unet", "export", "distil")
@@ -80,7 +80,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     add("--folder", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
     add("--steps", type=count, help="another number of steps than each stage's own")
     add("--scenes", type=count, default=80_000, help="that text and unet learn from (%(default)s)")
-    add("--save-every", type=number, default=60, metavar="SECONDS", help="(%(default)s)")
+    add("--save-every", type=weight, default=60, metavar="SECONDS", help="(%(default)s)")
     said = "what vq, unet, control and lessons begin with, and distil learns from"
     add("--begin", type=Path, metavar="CHECKPOINT", help=said)
     said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (%(default)s)"
@@ -95,17 +95,20 @@ def train(options: argparse.Namespace) -> int:
     if odd := [name for name in options.stages if name not in known]:
         raise ValueError(f"there is no stage {odd[0]!r:.40}; there are {', '.join(known)}")
     with uninterrupted():
-        from ..tiny.train import result, train_stages
+        from ..tiny.train import export_path, result, train_stages
     names = ("steps", "scenes", "begin", "seed", "prior")
     settings = {name: getattr(options, name) for name in names}
     stages = options.stages or STAGES
-    files = [path for name in stages if (path := result(name, options.folder))]
+    files = [
+        path
+        for name in stages
+        if (path := result(name, options.folder) or export_path(name, options.out))
+    ]
     before = [path for path in files if path.exists()]
     train_stages(stages, options.folder, options.out, save_every=options.save_every, **settings)
     for path in files:
         tell(sys.stdout, str(path))
-    if before:
-        say(f"{', '.join(map(str, before))} was there before, and is replaced")
+    say_replaced(before)
     return 0
 
 
@@ -199,7 +202,7 @@ def grade(options: argparse.Namespace) -> int:
         inside = [path.resolve() for path in given]
         if not {out.resolve(), *out.resolve().parents}.isdisjoint(inside):
             raise ValueError("--out must lie outside of the folders that are graded")
-        out.mkdir(0o700 if options.user else 0o777, parents=True, exist_ok=True)
+        made_folder(out, 0o700 if options.user else 0o777)
     if options.user:
         users = users_of(options.user, options.jobs)
         try:
@@ -248,7 +251,7 @@ def handout(options: argparse.Namespace) -> int:
     with uninterrupted():
         from ..teaching.handout import copy_notebook
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    made_folder(options.out)
     for path in options.notebooks:
         target = options.out / path.name
         told, warnings = copy_notebook(path, target, options.nbgrader)
@@ -256,6 +259,13 @@ def handout(options: argparse.Namespace) -> int:
             say(f"{path}: {warning}")
         tell(sys.stdout, f"{target}: {told}")
     return 0
+
+
+def made_folder(path: Path, mode: int = 0o777) -> None:
+    """The folder of --out, made where it is not there; ValueError where a file is in its place."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out names a folder, and {path} is a file")
+    path.mkdir(mode, parents=True, exist_ok=True)
 
 
 # ---- all of them --------------------------------------------------------------------------

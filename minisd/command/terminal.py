@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 STOPPED = {  # by Ctrl-C: what is left of a command's work; of the other commands, the pictures
@@ -53,6 +53,13 @@ def sentence(error: Exception) -> str:
         text = (text.splitlines() or [""])[0]
     known = text and isinstance(error, (ValueError, OSError, RuntimeError, ImportError))
     return text if known else f"this should not happen, {type(error).__name__}: {text}"
+
+
+def say_replaced(files: Iterable[str]) -> None:
+    """Which files had been there, and are others now."""
+    if files := [*map(str, files)]:
+        was, is_ = ("was", "is") if len(files) == 1 else ("were", "are")
+        say(f"{', '.join(files)} {was} there before, and {is_} replaced")
 
 
 def on_screen(stream) -> bool:

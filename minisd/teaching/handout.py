@@ -222,10 +222,10 @@ def copy_notebook(
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", UserWarning)  # for each notebook anew
             copy = hand_out(json.loads(path.read_bytes()), nbgrader)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    except (KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no notebook") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     checked = validate(copy) if nbgrader else None
     text = json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     target.write_text(text, encoding="utf-8")

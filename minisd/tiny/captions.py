@@ -5,6 +5,7 @@ understand is told: `unknown_words` of its words, `misplaced` of how they stand.
 """
 
 import re
+from collections.abc import Collection
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -221,18 +222,48 @@ def unknown_words(text: str) -> list[str]:
     return [word for word in _words(text) if word not in WORDS]
 
 
-def misplaced(text: str) -> str:
+OTHER = {  # what people say, and the model's word for it
+    **dict.fromkeys(("big", "huge"), "large"),
+    **dict.fromkeys(("little", "tiny"), "small"),
+    **dict.fromkeys(("disc", "disk", "ball", "dot"), "circle"),
+    **dict.fromkeys(("plus", "x"), "cross"),
+    **dict.fromkeys(("beneath", "underneath"), "below"),
+    "donut": "ring",
+    "gray": "grey",
+    "violet": "purple",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+}
+
+
+def misplaced(text: str, learned: Collection[str] = ()) -> str:
     """What a model of this world will not make of a prompt whose words it knows, in a sentence.
 
-    "" where there is nothing to say: for a caption, a word alone, and where words are unknown.
+    "" where there is nothing to say: for a caption, a word alone, and where words are unknown;
+    unless they are other words for those it knows. learned: words that it was taught since, for
+    shapes.
     """
-    words = _words(text)
+    words = _as_shapes(_words(text), learned)
+    text = " ".join(words)
+    if other := list(dict.fromkeys(word for word in words if word in OTHER)):
+        said = [f"{OTHER[word]!r} for {word!r}" for word in other]
+        return f"the model knows {', '.join(said)}"
     if len(words) < 2 or unknown_words(text):
         return ""
     try:
         return _never(read(text), words)
     except ValueError:
         return _out_of_place(words)
+
+
+def _as_shapes(words: list[str], learned: Collection[str]) -> list[str]:
+    """ "a sun on navy" as "a circle on navy", and "a sks circle" as "a circle"."""
+    return [
+        "circle" if word in learned else word
+        for word, after in pairwise([*words, ""])
+        if word not in learned or after not in SHAPES
+    ]
 
 
 def _never(request: Request, words: list[str]) -> str:
@@ -244,13 +275,16 @@ def _never(request: Request, words: list[str]) -> str:
                 "saw one: try another background"
             )
     if len(request.things) > 2 and any(thing.size == "large" for thing in request.things):
-        return "three things or four are small in all that the model saw: there is room for no more"
-    first, *rest = request.things
-    if first.color and first in rest and not {*NUMBERS} & {*words}:
         return (
-            "things of one shape and color are counted in what the model learned, as in "
-            f"'two {first.color} {plural(first.shape)}'"
+            "three things or four are small in all that the model saw: there is no room for larger "
+            "ones"
         )
+    counted = request.relation or {*NUMBERS} & {*words}
+    if len(request.things) > 1 and len({*request.things}) == 1 and not counted:
+        shape, color, size = request.things[0]
+        number = {n: name for name, n in NUMBERS.items()}[len(request.things)]
+        asked = " ".join(word for word in (number, size, color, plural(shape)) if word)
+        return f"things that are alike are counted in what the model learned, as in {asked!r}"
     return ""
 
 
@@ -259,12 +293,13 @@ def _out_of_place(words: list[str]) -> str:
     things = [word for word in words if word in SHAPES]
     many = [word for word in words if word in map(plural, SHAPES)]
     for before, word in pairwise(words):
-        if before in BACKGROUNDS and before not in PAINTS and word in (*PAINTS, *SIZES, *things):
+        of_things = word in (*PAINTS, *SIZES, *things, *many)
+        if before in BACKGROUNDS and before not in PAINTS and of_things:
             return (
                 f"{before!r} is a color of backgrounds alone, and the model never saw a {before} "
                 f"thing: things are {', '.join(PAINTS)}"
             )
-    ground = rf".*\bon (?:an? )?({'|'.join(PAINTS)})(?: background)?|(?:an? )?(\w+) background"
+    ground = rf".*\b(?:on|with) (?:an? |the )?({'|'.join(PAINTS)})|(?:.*\b)?(\w+) background"
     match = re.fullmatch(ground, " ".join(words))
     color = match and (match[1] or match[2])
     if color in PAINTS and color not in BACKGROUNDS:
@@ -272,19 +307,24 @@ def _out_of_place(words: list[str]) -> str:
             f"{color!r} is a color of things alone, and the model never saw {_article(color)} "
             f"{color} background: backgrounds are {', '.join(BACKGROUNDS)}"
         )
-    if "no" in words:
+    if any(word == "no" and after != "background" for word, after in pairwise([*words, ""])):
         return (
             "the model knows 'no' before 'background' alone: what shall not be there is named by "
             "--negative"
         )
     if many and (things or len(many) > 1):
         return (
-            "things that are counted are all alike in what the model learned, as in 'three green "
-            "circles', and there is nothing beside them"
+            "several things of a kind are alone in what the model learned, as in 'three green "
+            "circles': nothing else stands beside them"
         )
     if many and not any(word in NUMBERS for word in words):
         return f"say how many {many[0]}: the model learned two, three and four"
-    if many and {"row", "column", "top"} & {*words}:
+    if many and {"row", "column", "left", "right", "top", "bottom"} & {*words}:
+        if "three" in words:
+            return (
+                f"three things alike in a line are said like 'three green {many[0]} in a row' or "
+                f"'three green {many[0]} from top to bottom' in what the model learned"
+            )
         return "of things alike only three stand in a row or a column in what the model learned"
     if len(things) == 3:
         return (

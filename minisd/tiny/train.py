@@ -103,7 +103,7 @@ def first_stage(
         vae = begun(begin).vae
         return vae, vae.config.scale_factor
     vae = trained(folder, "kl", AutoencoderKL, configs.TINY_KL)
-    keys = range(10**9, 10**9 + min(scenes // 50, 20) or 1)
+    keys = range(10**9, 10**9 + (min(scenes // 50, 20) or 1))
     with torch.no_grad():
         z = torch.cat([vae.encode(stages.pictures(key, range(50))).mean for key in keys])
     return vae, round(1 / float(z.std()), 4)
@@ -197,7 +197,10 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
     learned = folder / "unet.safetensors"
     then = told(learned, open_tensors(learned)[1])[0].get("scale")
     if not isinstance(then, float) or not abs(then - scale) <= 1e-3:
-        raise CheckpointError(f"unet learned latents of scale {then}, kl's is now {scale}")
+        raise CheckpointError(
+            f"unet learned latents of scale {then}, kl's is now {scale}: kl was trained again "
+            "since, or --scenes was another number"
+        )
     whole = checkpoint.Checkpoint("tiny", unet.half(), vae.half(), text.half())
     checkpoint.save(path, whole, tokenizer_metadata(stages.tokenizer(), sorted(WORDS)))
 
@@ -221,14 +224,21 @@ def write_result(current: Run, path: Path) -> None:
         lessons.write(current, path)
 
 
+def export_path(name: str, out: Path) -> Path | None:
+    """The file that "export", "export-vq" or "export-sharp" writes; None for another stage."""
+    files = {"export": out.name, "export-vq": "tiny-vq.safetensors"}
+    files["export-sharp"] = "tiny-sharp.safetensors"
+    return out.with_name(files[name]) if name in files else None
+
+
 def exported(name: str, folder: Path, out: Path, scenes: int, begin: Path | None) -> None:
     """What "export", "export-vq" or "export-sharp" writes: `out`, or a file beside it."""
-    if name == "export":
-        export(folder, out, scenes, begin)
-    elif name == "export-vq":
-        export_vq(folder, out.with_name("tiny-vq.safetensors"), scenes, begin)
+    path = export_path(name, out)
+    if name == "export-sharp":
+        export_sharp(folder, path)
     else:
-        export_sharp(folder, out.with_name("tiny-sharp.safetensors"))
+        write = {"export": export, "export-vq": export_vq}[name]
+        write(folder, path, scenes, begin)
 
 
 def export_vq(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = None) -> None:

@@ -15,6 +15,7 @@ from minisd.command.tasks import LATER, LESSONS, STAGES, TASKS
 from minisd.command.terminal import STOPPED, uninterrupted
 from minisd.pipeline import Pipeline
 from minisd.pipeline.pictures import open_picture, read_settings, save_png
+from minisd.pipeline.settings import USUAL
 from minisd.tiny import train
 from minisd.tiny.fidelity import GROUPS
 from minisd.tiny.scenes import paint, random_scene
@@ -131,7 +132,15 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(words, sentence, capsys,
         ([PROMPT, "--seed", "abc"], "--seed: 'abc' is not a whole number"),
         ([PROMPT, "--scale", "x"], "--scale: 'x' is not a number"),
         ([PROMPT, "--size", "large"], "--size: 'large' is no size like 512"),
+        ([PROMPT, "--input", "a.png"], "no --input: a picture stands alone, as in minisd img2img"),
+        ([PROMPT, "--image=a.png"], "no --image=a.png: a picture stands alone"),
+        ([PROMPT, "--mask", "m.png"], "no --mask: a mask stands alone, as in minisd inpaint"),
+        ([PROMPT, "--batch_size", "2"], "no --batch_size; --n, perhaps?"),
+        ([PROMPT, "--count", "2"], "no --count; --n, perhaps?"),
+        ([PROMPT, "--guidance", "2"], "no --guidance; --scale, perhaps?"),
+        (["--", PROMPT, "--steps", "2"], "--steps comes after --, where no option is read"),
         (["a", "red", "ring"], "'red ring' is left over: a prompt of several words"),
+        (["again", "a.png", "b"], "'b' is left over; what has no option stands together"),
         (["infos", str(TINY)], "no command infos; info, perhaps?"),
         (["--steps", "3"], "prompt"),
         (["info"], "checkpoint"),
@@ -220,6 +229,13 @@ def test_the_other_commands_have_the_same_help_and_sentences(name, capsys):
     assert main([name, *missing]) == 1
     told = capsys.readouterr().err
     assert told.startswith("minisd: ") and told.count("\n") == 1 and "none." in told
+
+
+def test_the_help_tells_the_tiny_models_steps(capsys):
+    with pytest.raises(SystemExit):
+        main(["txt2img", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{USUAL['tiny'].steps} by default for the tiny model" in said
 
 
 @pytest.mark.parametrize(

@@ -247,9 +247,18 @@ def test_the_command(tmp_path, capsys):
     assert "minisd: " + str(NOTEBOOKS[0]) + ": code cell 27 has" in capsys.readouterr().err
     (tmp_path / "bad.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
-    for name in ("bad.ipynb", "list.ipynb", "none.ipynb"):
-        assert main(["handout", str(tmp_path / name), "--out", str(tmp_path / "x")]) == 1
-        assert name in capsys.readouterr().err
+    (tmp_path / "picture.ipynb").write_bytes(b"\x89PNG")
+    (tmp_path / "folder.ipynb").mkdir()
+    none = {"bad": "is no", "list": "is no", "picture": "is no", "folder": "Is a directory"}
+    for name, why in (none | {"none": "No such file"}).items():
+        path = str(tmp_path / f"{name}.ipynb")
+        assert main(["handout", path, "--out", str(tmp_path / "x")]) == 1
+        told = capsys.readouterr().err
+        assert path in told and why in told and "rrno" not in told and told.count("\n") == 1
+    file = str(tmp_path / "bad.ipynb")
+    for words in (["handout", str(NOTEBOOKS[2])], ["grade", str(NOTEBOOKS[2])]):
+        assert main([*words, "--out", file]) == 1
+        assert f"--out names a folder, and {file} is a file" in capsys.readouterr().err
     text = (tmp_path / NOTEBOOKS[2].name).read_bytes()  # nobody's file is written over
     for path in (tmp_path / NOTEBOOKS[2].name, NOTEBOOKS[2]):
         assert main(["handout", str(path), "--out", str(tmp_path)]) == 1

@@ -2,6 +2,7 @@
 prompt is none."""
 
 import itertools
+import re
 from collections import Counter
 
 import numpy as np
@@ -174,21 +175,31 @@ def test_unknown_words_are_told_in_their_order():
         ("three large circles", "three things or four are small"),
         ("a large circle, a star and a ring", "three things or four are small"),
         ("red circles", "say how many circles: the model learned two, three and four"),
-        ("two circles and a star", "things that are counted are all alike"),
-        ("two circles and three stars", "things that are counted are all alike"),
+        ("two circles and a star", "several things of a kind are alone"),
+        ("crosses and stars", "nothing else stands beside them"),
+        ("two circles and three stars", "several things of a kind are alone"),
         ("a circle, a star, a ring and a cross", "never saw more than three things"),
         ("a red", "no caption that it learned puts them so"),
         ("background background", "puts them so"),
         ("two circles in a row", "only three stand in a row or a column"),
-        ("a row of three circles", "only three stand in a row or a column"),
+        ("four circles from left to right", "only three stand in a row or a column"),
+        ("a row of three circles", "said like 'three green circles in a row'"),
+        ("three red stars in a row from left to right", "said like 'three green stars in a row'"),
+        ("three navy stars in a row", "'navy' is a color of backgrounds alone"),
+        ("two grey circles", "'grey' is a color of backgrounds alone"),
         ("a circle above a square above a ring", "three things are said like 'a red ring, a star"),
         ("a circle, a square, a triangle", "three things are said like"),
-        (
-            "a red circle left of a red circle",
-            "are counted in what the model learned, as in 'two red circles'",
-        ),
+        ("a red star and a red star on navy", "things that are alike are counted"),
         ("a red star and a red star on navy", "as in 'two red stars'"),
+        ("a large red star and a large red star", "as in 'two large red stars'"),
+        ("a red star, a red star and a red star", "as in 'three red stars'"),
+        ("a circle and a circle", "as in 'two circles'"),
         ("a circle on orange", "never saw an orange background"),
+        ("a circle with a red background", "never saw a red background"),
+        ("a circle on the red background", "never saw a red background"),
+        ("a star, red background", "never saw a red background"),
+        ("three large circles", "no room for larger ones"),
+        ("no background, a red circle", "no caption that it learned puts them so"),
         ("a circle, red", "no caption that it learned puts them so"),
         ("a red and blue circle", "no caption that it learned puts them so"),
         ("no red circle", "'no' before 'background' alone"),
@@ -198,6 +209,55 @@ def test_unknown_words_are_told_in_their_order():
 )
 def test_a_role_that_a_word_does_not_have_is_told(text, why):
     assert unknown_words(text) == [] and why in misplaced(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red circle left of a red circle",
+        "a red ring, a red ring and a blue star",
+        "two red circles",
+        "three stars in a row",
+        "no background",
+    ],
+)
+def test_what_the_model_paints_is_not_warned_of(text):
+    said = misplaced(text)
+    assert said == "" or (text.startswith("no") and "--negative" not in said)
+
+
+@pytest.mark.parametrize(
+    "text", ["a red star and a red star", "a circle and a circle", "three stars from left to right"]
+)
+def test_the_advice_is_a_caption(text):
+    for asked in re.findall(r"'(\w+ [^']*)'", misplaced(text)) or [text]:
+        assert misplaced(asked) == "" and read(asked)
+
+
+@pytest.mark.parametrize(
+    "text, asked",
+    [
+        ("a big gray circle", "the model knows 'large' for 'big', 'grey' for 'gray'"),
+        ("2 red circles", "the model knows 'two' for '2'"),
+    ],
+)
+def test_another_word_for_a_known_one_is_told(text, asked):
+    assert misplaced(text) == asked
+    assert {*captions.OTHER.values()} <= captions.WORDS and not {*captions.OTHER} & captions.WORDS
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("a sun on blue", "'blue' is a color of things alone"),
+        ("no sun", "named by --negative"),
+        ("a sun above a red square", ""),
+        ("a sun circle on navy", ""),  # as DreamBooth's "sks circle"
+    ],
+)
+def test_a_learned_word_stands_where_shapes_do(text, why):
+    said = misplaced(text, {"sun"})
+    assert (why in said) if why else said == ""
 
 
 def test_any_two_or_three_words_are_told_of_without_an_error():

@@ -108,13 +108,23 @@ def test_a_first_stage_of_another_training_is_not_exported(folder, tmp_path):
         train.export(tmp_path, tmp_path / "tiny.safetensors", 60)
 
 
-def test_a_checkpoint_of_the_runs_beside_it(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("scenes", [1, 49, 50, 80_000])
+def test_the_latents_scale_is_measured_on_at_least_one_batch(scenes, folder):
+    assert train.first_stage(folder, scenes)[1] > 0
+
+
+def test_a_checkpoint_of_the_runs_beside_it(folder, tmp_path, monkeypatch, capsys):
     """The advice to who gives a run as --begin, followed to the letter."""
     with pytest.raises(ValueError, match="make one of the runs beside it with") as told:
         train.begun(folder / "kl.safetensors")
     words = str(told.value).split("python -m minisd train ")[1].split(", and their")[0].split(" ")
     monkeypatch.chdir(tmp_path)
-    assert main(["train", *words, "--scenes", "60"]) == 0
+    for times in (1, 2):
+        capsys.readouterr()
+        assert main(["train", *words, "--scenes", "60"]) == 0
+        told = capsys.readouterr()
+        assert told.out == "tiny.safetensors\n"
+        assert ("tiny.safetensors was there before, and is replaced" in told.err) == (times == 2)
     assert train.begun(tmp_path / "tiny.safetensors").unet is not None
 
 
