@@ -131,7 +131,8 @@ def open_picture(path: str | Path, size: int | tuple[int, int] | None = None) ->
 
 
 def as_picture(source, size: int | tuple[int, int] | None = None) -> Tensor:
-    """A picture (b, 3, h, w) in -1..1 of such a tensor, a PIL image, a numpy array, or a list.
+    """A picture (b, 3, h, w) in -1..1 of such a tensor, a PIL image, a file, a numpy array, or a
+    list of them.
 
     An array is (h, w), (h, w, 3) or (h, w, 4), of 0 to 255 (uint8), 0 to 65535 (uint16), or 0 to 1
     (floats). Transparent parts become white. With size it is fitted, as open_picture says.
@@ -147,7 +148,7 @@ def as_picture(source, size: int | tuple[int, int] | None = None) -> Tensor:
 
 
 def as_mask(source, size: int | tuple[int, int] | None = None) -> Tensor:
-    """A mask (1, 1, h, w) in 0..1 of a PIL image or a numpy array; a tensor stays as it is.
+    """A mask (1, 1, h, w) in 0..1 of a PIL image, a file or a numpy array; a tensor stays as it is.
 
     White, 1, is what is painted anew. With transparent parts it is told by them: bright strokes
     are what is painted where all that can be seen is bright, and where all that can be seen is
@@ -173,9 +174,11 @@ def as_mask(source, size: int | tuple[int, int] | None = None) -> Tensor:
 
 
 def as_depth(source, size: int | tuple[int, int] | None = None) -> Tensor:
-    """Depths (1, 1, h, w) from -1 to 1 of a grey PIL image or a numpy array (h, w), in any unit."""
+    """Depths (1, 1, h, w) from -1 to 1 of a grey PIL image, a file or a numpy array (h, w), in any
+    unit."""
     if isinstance(source, Tensor):
         return source
+    source = read_image(source) if isinstance(source, (str, Path)) else source
     if getattr(source, "mode", "F")[0] not in "IF":
         source = source.convert("L")
     depth = torch.from_numpy(np.array(source, np.float32))
@@ -185,12 +188,13 @@ def as_depth(source, size: int | tuple[int, int] | None = None) -> Tensor:
 
 
 def _levels(source, size: int | tuple[int, int] | None = None) -> Tensor:
-    """A PIL image or a numpy array as (1, c, h, w) in 0..1; the fourth channel is opacity.
+    """A PIL image, a file or a numpy array as (1, c, h, w) in 0..1; the fourth channel is opacity.
 
     What is far larger than size is brought near it at 8 bits, or a photograph takes gigabytes.
     """
     from PIL import Image
 
+    source = read_image(source) if isinstance(source, (str, Path)) else source
     if isinstance(source, Image.Image):
         if source.mode == "I" and source.format in ("PNG", "PPM"):  # 16 bits that Pillow widened
             source = np.asarray(source).astype(np.uint16)

@@ -15,7 +15,7 @@ batch it is the picture that it is alone (but for rounding).
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,11 @@ from .settings import (
 from .threads import is_small, threads_for
 
 
+def several(files: Any) -> Sequence:
+    """Files as a list, where one alone is given."""
+    return [files] if isinstance(files, (str, Path)) else files
+
+
 class Pipeline(Networks):
     """A checkpoint's networks and the ways to make pictures with them; each way gives a Run.
 
@@ -71,14 +76,15 @@ class Pipeline(Networks):
         prediction: str | None = None,
         ema: bool = False,
         dtype: torch.dtype | Literal["auto"] = torch.float32,
-        loras: Sequence[tuple[str | Path, float]] = (),
+        loras: Sequence[str | Path | tuple[str | Path, float]] = (),
         control_net: str | Path | None = None,
-        embeddings: Sequence[str | Path] = (),
+        embeddings: str | Path | Sequence[str | Path] = (),
         **options,
     ) -> "Pipeline":
         """A pipeline of a file; family, prediction and ema as checkpoint.load has them.
 
-        loras: files and their scales, as [("paint.safetensors", 0.8)], merged into the weights.
+        loras: files, or files and their scales, as [("paint.safetensors", 0.8)], merged into the
+        weights.
         control_net: the file or folder of a ControlNet that is led by each way's hint.
         embeddings: files of textual inversions; prompts may hold their words.
         dtype: what is computed in; "auto" is 16 bits, as the file has them, where these are faster
@@ -86,8 +92,9 @@ class Pipeline(Networks):
         The weights stay mapped from the file; what runs in another dtype is a copy, or, on a CPU,
         is widened layer by layer. A tokenizer in the file's metadata is taken.
         """
-        changes = [(open_lora(file), scale) for file, scale in loras]  # refused before all else
-        words = [open_embedding(file) for file in embeddings]
+        scaled = [one if isinstance(one, (tuple, list)) else (one, 1.0) for one in several(loras)]
+        changes = [(open_lora(file), scale) for file, scale in scaled]  # refused before all else
+        words = [open_embedding(file) for file in several(embeddings)]
         metadata = {} if Path(path).is_dir() else files.info(path).metadata
         asked = torch.float32 if dtype == "auto" else dtype
         checkpoint = files.load(path, family, prediction, asked, ema, keep=True)

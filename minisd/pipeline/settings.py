@@ -25,6 +25,8 @@ from .conditioning import Conditioning, Frame
 from .menu import GRIDS, SAMPLERS, find_grid, find_sampler, having
 
 OPTIONS = ("eta", "order", "churn", "s_min", "s_max", "s_noise", "published")  # of samplers
+REAL = ("scale", "guide_from", "guide_until", "rescale", "eta", "churn", "s_min", "s_max")
+REAL += ("s_noise", "control_scale", "control_from", "control_until")
 Prompt = str | Sequence[str] | Conditioning
 
 
@@ -166,6 +168,16 @@ def whole(name: str, value) -> int:
         raise ValueError(f"{name} must be a whole number, got {value!r:.60}") from None
 
 
+def check_real(name: str, value) -> None:
+    """ValueError for what is no number, "3" among it."""
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r:.60}") from None
+
+
 def own_noise(seed: int, count: int) -> Callable[[Tensor], Tensor]:
     """A function x -> N(0, I) like x, for each of count pictures from its own generator, on the
     CPU. As diffusers does with a list of generators, and in the same order: one seed, one picture.
@@ -212,6 +224,9 @@ class Settings:
         for name in ("steps", "seed", "n"):
             if (told := getattr(self, name)) is not None or name != "steps":
                 object.__setattr__(self, name, whole(name, told))
+        for name in REAL:
+            if (told := getattr(self, name)) is not None:
+                check_real(name, told)
         self._find()
         if self.scale is not None and not 0 <= self.scale < math.inf:
             raise ValueError(f"the guidance scale must be at least 0, got {self.scale}")
@@ -244,6 +259,9 @@ class Settings:
 
     def _find(self) -> None:
         """The sampler and the grid under their names here; ValueError for what is none."""
+        for name in ("sampler", "grid"):
+            if not isinstance(told := getattr(self, name), str | None):
+                raise ValueError(f"{name} must be a name, got {told!r:.60}")
         grid = None if self.grid is None else find_grid(self.grid)
         if self.sampler is not None:
             sampler, named = find_sampler(self.sampler)

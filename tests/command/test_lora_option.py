@@ -67,7 +67,7 @@ def test_what_is_no_file_and_scale(text):
 def test_a_picture_with_loras_is_the_pipelines_and_is_made_again():
     words = ("--lora", "paint.safetensors:0.5", "--lora", "a:b.safetensors", "--out", "a.png")
     assert run(PROMPT, *HOW, *words) == 0
-    pipe = Pipeline.load(TINY, loras=[("paint.safetensors", 0.5), ("a:b.safetensors", 1)])
+    pipe = Pipeline.load(TINY, loras=[("paint.safetensors", 0.5), "a:b.safetensors"])
     wanted, plain = (p.txt2img(PROMPT, steps=2).pictures() for p in (pipe, Pipeline.load(TINY)))
     assert (open_picture("a.png") - wanted).abs().max() <= 1.01 / 127.5
     assert (wanted - plain).abs().max() > 0.1

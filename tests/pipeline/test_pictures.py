@@ -133,6 +133,15 @@ def test_a_pipeline_takes_them_as_it_takes_tensors():
     close(pipe.invert(rgb, strength=0.5, steps=4), pipe.invert(expected, strength=0.5, steps=4))
 
 
+def test_a_given_picture_mask_or_depth_may_be_a_file(tmp_path):
+    grey = Image.fromarray(np.random.default_rng(1).integers(0, 256, (8, 8), np.uint8))
+    grey.save(path := tmp_path / "grey.png")
+    for read in (as_picture, as_mask, as_depth):
+        for size in (None, 4):
+            same = read(path, size), read(str(path), size)
+            assert all((one - read(grey, size)).abs().max() < 1e-6 for one in same)
+
+
 def test_depths_of_any_unit_and_kind():
     depth = np.random.default_rng(0).random((8, 8), np.float32)
     near = 2 * (depth - depth.min()) / (depth.max() - depth.min()) - 1

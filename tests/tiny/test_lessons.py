@@ -209,7 +209,7 @@ def test_a_word_in_a_prompt(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("train", "word") == 0
     path = tmp_path / "runs" / "sun.safetensors"
-    pipe = Pipeline.load(TINY, embeddings=[path])
+    pipe = Pipeline.load(TINY, embeddings=path)
     assert pipe.warnings("a SUN on white") == [] and pipe.warnings("a moon")
     (tokenizer,) = pipe.tokenizers
     assert (
@@ -217,6 +217,8 @@ def test_a_word_in_a_prompt(tmp_path, monkeypatch, capsys):
         and len(tokenizer.encode("sunny")) > 1
     )
     assert tokenizer.decode(tokenizer("a sun above a sun")[0]) == "a sun above a sun"
+    assert run("a sun on blue", "--embedding", path, *HOW, "--steps", 1) == 0
+    assert "'blue' is a color of things alone" in capsys.readouterr().err
     assert run("a sun", "--embedding", path, "--embedding", path, *HOW) == 1
     assert "the tokenizer has 'sun' already" in capsys.readouterr().err
     path.rename(tmp_path / "red.safetensors")
