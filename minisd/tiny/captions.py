@@ -280,11 +280,18 @@ def _never(request: Request, words: list[str]) -> str:
             "ones"
         )
     counted = request.relation or {*NUMBERS} & {*words}
-    if len(request.things) > 1 and len({*request.things}) == 1 and not counted:
+    if len(request.things) == 1 or counted:
+        return ""
+    if len({*request.things}) == 1:
         shape, color, size = request.things[0]
         number = {n: name for name, n in NUMBERS.items()}[len(request.things)]
         asked = " ".join(word for word in (number, size, color, plural(shape)) if word)
         return f"things that are alike are counted in what the model learned, as in {asked!r}"
+    if not all(thing.color for thing in request.things):
+        return (
+            "without places and without all colors the model often mixes things up: say where they "
+            "are, as in 'a circle left of a square', or name the color of each"
+        )
     return ""
 
 

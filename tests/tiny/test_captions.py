@@ -108,7 +108,9 @@ def test_captions_that_are_known(text, things, background, relation):
     request = read(text)
     assert [tuple(thing) for thing in request.things] == things
     assert (request.background, request.relation) == (background, relation)
-    assert misplaced(text) == ""
+    vague = len(things) > 1 and not relation and not {*captions.NUMBERS} & {*text.lower().split()}
+    vague = vague and any(color is None for _, color, _ in things)
+    assert ("without places" in misplaced(text)) if vague else misplaced(text) == ""
 
 
 @pytest.mark.parametrize("text", ["", "a red thing", "two red", "a moon"])
@@ -194,6 +196,9 @@ def test_unknown_words_are_told_in_their_order():
         ("a large red star and a large red star", "as in 'two large red stars'"),
         ("a red star, a red star and a red star", "as in 'three red stars'"),
         ("a circle and a circle", "as in 'two circles'"),
+        ("a circle and a square", "without places and without all colors"),
+        ("a red circle and a square on white", "say where they are, as in 'a circle left of a"),
+        ("a ring, a star and a cross", "or name the color of each"),
         ("a circle on orange", "never saw an orange background"),
         ("a circle with a red background", "never saw a red background"),
         ("a circle on the red background", "never saw a red background"),
@@ -218,6 +223,11 @@ def test_a_role_that_a_word_does_not_have_is_told(text, why):
         "a red ring, a red ring and a blue star",
         "two red circles",
         "three stars in a row",
+        "a circle",
+        "a circle left of a square",
+        "a red circle and a blue square",
+        "a star between a ring and a cross",
+        "four circles",
         "no background",
     ],
 )
@@ -270,7 +280,19 @@ def test_any_two_or_three_words_are_told_of_without_an_error():
 
 def test_of_captions_and_single_words_nothing_is_said():
     texts = [caption(scene, rng(9, i)) for i, scene in enumerate(ALL)]
-    for text in (*texts, *captions.WORDS, "", "A red circle.", "red circle", "a mauve grey star"):
+    vague = [text for text in texts if "without places" in misplaced(text)]
+    assert len(vague) < 0.05 * len(texts)
+    for text in vague:
+        request = read(text)
+        assert request.relation is None and None in {thing.color for thing in request.things}
+    for text in (
+        *{*texts} - {*vague},
+        *captions.WORDS,
+        "",
+        "A red circle.",
+        "red circle",
+        "a mauve grey star",
+    ):
         assert misplaced(text) == "", text
 
 
