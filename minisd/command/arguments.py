@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from .. import __version__
 from .tasks import TASKS
 from .terminal import say
 from .values import lora, number, side, whole_number
@@ -111,7 +112,8 @@ class Parser(argparse.ArgumentParser):
 
 def read(words: list[str]) -> argparse.Namespace:
     """A line's words as options; those without a command are txt2img's. SystemExit on a mistake."""
-    given_name = not words or words[0] in (*COMMANDS, *TASKS, "-h", "--help")
+    words = ["--help"] if words == ["help"] else words
+    given_name = not words or words[0] in (*COMMANDS, *TASKS, "-h", "--help", "--version")
     words = words if given_name else ["txt2img", *words]
     whole, commands = parsers()
     options, rest = whole.parse_known_args(words)
@@ -142,6 +144,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         epilog=f"examples:{EXAMPLES}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 14),
     )
+    whole.add_argument("--version", action="version", version=f"minisd {__version__}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND")
     model, how, size, control = _model(), _how(), _size(), _control()
     parents = {"again": [_out()], "info": [], "upscale": [how, size, model]}

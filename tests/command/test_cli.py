@@ -231,6 +231,13 @@ def test_the_other_commands_have_the_same_help_and_sentences(name, capsys):
     assert told.startswith("minisd: ") and told.count("\n") == 1 and "none." in told
 
 
+@pytest.mark.parametrize("word, said", [("help", "examples:"), ("--version", "minisd 0.")])
+def test_a_word_that_every_program_knows(word, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([word])
+    assert stop.value.code == 0 and said in capsys.readouterr().out
+
+
 def test_the_help_tells_the_tiny_models_steps(capsys):
     with pytest.raises(SystemExit):
         main(["txt2img", "--help"])
