@@ -211,8 +211,8 @@ def _levels(source, size: int | tuple[int, int] | None = None) -> Tensor:
     most = {"b1": 1, "u1": 255, "u2": 65535, "f2": 1, "f4": 1, "f8": 1}.get(array.dtype.str[1:])
     if most is None or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
         raise ValueError(
-            "a picture must be a tensor (b, 3, h, w) from -1 to 1, a PIL image, or an array "
-            f"(h, w, 3) of 8 bits, 16 bits or floats, got {array.dtype} {array.shape}"
+            "a picture must be a tensor (b, 3, h, w) from -1 to 1, a PIL image, a file, or an "
+            f"array (h, w, 3) of 8 bits, 16 bits or floats, got {array.dtype} {array.shape}"
         )
     levels = torch.from_numpy(array.astype(np.float32)).movedim(2, 0)[None] / most
     if not ((levels >= 0) & (levels <= 1)).all():

@@ -106,7 +106,7 @@ def test_arrays_and_images_are_the_tensor_that_they_look_like():
     assert (as_picture(np.stack([rgb, rgb])) - expected).abs().max() < 1e-6
     grey = as_picture(rgb[..., 0])
     assert (grey - expected[:, :1]).abs().max() < 1e-6 and grey.shape == (1, 3, 8, 12)
-    for wrong in (rgb.astype(np.int64), "a.png", None, rgb[..., :2], rgb[:0], rgb[0, 0, 0]):
+    for wrong in (rgb.astype(np.int64), b"a.png", None, rgb[..., :2], rgb[:0], rgb[0, 0, 0]):
         with pytest.raises(ValueError, match="a picture must be a tensor"):
             as_picture(wrong)
     with pytest.raises(ValueError, match="must run from 0 to 1, got -1"):
