@@ -244,15 +244,16 @@ def misplaced(text: str, learned: Collection[str] = ()) -> str:
     unless they are other words for those it knows. learned: words that it was taught since, for
     shapes.
     """
-    words = _as_shapes(_words(text), learned)
+    said = _words(text)
+    words = _as_shapes(said, learned)
     text = " ".join(words)
     if other := list(dict.fromkeys(word for word in words if word in OTHER)):
-        said = [f"{OTHER[word]!r} for {word!r}" for word in other]
-        return f"the model knows {', '.join(said)}"
+        return "the model knows " + ", ".join(f"{OTHER[word]!r} for {word!r}" for word in other)
     if len(words) < 2 or unknown_words(text):
         return ""
     try:
-        return _never(read(text), words)
+        request = read(text)
+        return _never(request) or ("" if words != said else _vague(request, words))
     except ValueError:
         return _out_of_place(words)
 
@@ -266,7 +267,7 @@ def _as_shapes(words: list[str], learned: Collection[str]) -> list[str]:
     ]
 
 
-def _never(request: Request, words: list[str]) -> str:
+def _never(request: Request) -> str:
     """What is wrong with a caption that can be read, and of which there is no scene."""
     for _, color, _ in request.things:
         if (color, request.background) in UNSEEN:
@@ -279,6 +280,14 @@ def _never(request: Request, words: list[str]) -> str:
             "three things or four are small in all that the model saw: there is no room for larger "
             "ones"
         )
+    return ""
+
+
+def _vague(request: Request, words: list[str]) -> str:
+    """What to say more of in a caption of which there are scenes, and few in the training.
+
+    Not for learned words, which may stand for a color too.
+    """
     counted = request.relation or {*NUMBERS} & {*words}
     if len(request.things) == 1 or counted:
         return ""

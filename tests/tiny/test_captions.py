@@ -262,6 +262,9 @@ def test_another_word_for_a_known_one_is_told(text, asked):
         ("a sun on blue", "'blue' is a color of things alone"),
         ("no sun", "named by --negative"),
         ("a sun above a red square", ""),
+        ("a sun and a circle", ""),
+        ("a sun and a red star", ""),
+        ("a star and a white sun on white", "a white thing on white can hardly be seen"),
         ("a sun circle on navy", ""),  # as DreamBooth's "sks circle"
     ],
 )
