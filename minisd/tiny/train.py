@@ -226,19 +226,19 @@ def write_result(current: Run, path: Path) -> None:
 
 def export_path(name: str, out: Path) -> Path | None:
     """The file that "export", "export-vq" or "export-sharp" writes; None for another stage."""
-    files = {"export": out.name, "export-vq": "tiny-vq.safetensors"}
-    files["export-sharp"] = "tiny-sharp.safetensors"
-    return out.with_name(files[name]) if name in files else None
+    beside = {"export-vq": "tiny-vq.safetensors", "export-sharp": "tiny-sharp.safetensors"}
+    return out if name == "export" else out.with_name(beside[name]) if name in beside else None
 
 
 def exported(name: str, folder: Path, out: Path, scenes: int, begin: Path | None) -> None:
     """What "export", "export-vq" or "export-sharp" writes: `out`, or a file beside it."""
     path = export_path(name, out)
-    if name == "export-sharp":
-        export_sharp(folder, path)
+    if name == "export":
+        export(folder, path, scenes, begin)
+    elif name == "export-vq":
+        export_vq(folder, path, scenes, begin)
     else:
-        write = {"export": export, "export-vq": export_vq}[name]
-        write(folder, path, scenes, begin)
+        export_sharp(folder, path)
 
 
 def export_vq(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = None) -> None:
