@@ -31,7 +31,6 @@ ORDERS = {
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 OPENINGS = ("", "", "there is ", "a picture of ")
 BARE = (" without background", " with no background", " no background")  # so the picture is white
-WAYS = {"order": 0.4, "between": 0.35, "list": 0.25}  # to say three things in a line, their shares
 LONGEST = 22  # words: a row of the tiny model has 24 tokens, with its start and end
 
 
@@ -54,13 +53,36 @@ class Request(NamedTuple):
     relation: str | None = None
 
 
+class Manner(NamedTuple):
+    """How scenes are told: the shares of what is said."""
+
+    colors: float = 0.85
+    sizes: float = 1.0  # of those that would be said, half or fewer
+    joined: float = 0.1  # of two things, by "and", which leaves open where they are
+    order: float = 0.4  # of three in a line: their order, what is between, or no more than a list
+    between: float = 0.35
+
+
 # ---- a scene in words ---------------------------------------------------------------------
 
+BRIEF = Manner(joined=0.4, order=0.25, between=0.25)
+SHAPES_ALONE = BRIEF._replace(colors=0.0, sizes=0.2)
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+
+def training_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """The scene as the training has it told: with places and colors less often, as people ask.
+
+    How many things there are, and which is where, a network learns the more slowly the less the
+    sentence says of it: "a circle and a square" takes more practice than "a red circle left of a
+    blue square".
+    """
+    return caption(scene, rng, SHAPES_ALONE if rng.random() < 0.25 else BRIEF)
+
+
+def caption(scene: Scene, rng: np.random.Generator, manner: Manner = Manner()) -> str:  # noqa: B008
     """The scene in words, one of many ways: some leave out colour, size, place or background."""
     while True:
-        text = _opening(scene, rng) + _things(scene, rng) + _ground(scene, rng)
+        text = _opening(scene, rng) + _things(scene, rng, manner) + _ground(scene, rng)
         if len(text.split()) <= LONGEST:
             return text
 
@@ -79,25 +101,27 @@ def _alike(scene: Scene) -> bool:
     return len(scene.things) > 1 and len({thing[:3] for thing in scene.things}) == 1
 
 
-def _things(scene: Scene, rng: np.random.Generator) -> str:
+def _things(scene: Scene, rng: np.random.Generator, manner: Manner) -> str:
     things, relation = list(scene.things), scene.relation
     if _alike(scene):
         number = {n: name for name, n in NUMBERS.items()}[len(things)]
-        said = [*_adjectives(things[0], rng), plural(things[0].shape)]
+        said = [*_adjectives(things[0], rng, manner), plural(things[0].shape)]
         order = f" {_order(relation, rng)}" if relation and rng.random() < 0.6 else ""
         return " ".join([number, *said]) + order
     if len(things) == 3:
-        return _three(things, relation, rng)
+        return _three(things, relation, rng, manner)
     if len(things) == 2 and rng.random() < 0.5:
         things, relation = things[::-1], OPPOSITE[relation]
-    said = [_noun(thing, rng) for thing in things]
-    how = "and" if rng.random() < 0.1 else one(rng, RELATIONS.get(relation, ("",)))
+    said = [_noun(thing, rng, manner) for thing in things]
+    how = "and" if rng.random() < manner.joined else one(rng, RELATIONS.get(relation, ("",)))
     return f" {how} ".join(said)
 
 
-def _three(things: list[Thing], relation: str, rng: np.random.Generator) -> str:
+def _three(things: list[Thing], relation: str, rng: np.random.Generator, manner: Manner) -> str:
     """Three things in a line: in their order, by the one in the middle, or no more than a list."""
-    said, way = [_noun(thing, rng, size=0.15) for thing in things], pick(rng, WAYS)
+    said = [_noun(thing, rng, manner, size=0.15) for thing in things]
+    ways = {"order": manner.order, "between": manner.between}
+    way = pick(rng, ways | {"list": 1 - sum(ways.values())})
     if way == "between":
         ends = [said[0], said[2]]
         rng.shuffle(ends)
@@ -120,8 +144,8 @@ def _ground(scene: Scene, rng: np.random.Generator) -> str:
     return one(rng, (f" on {scene.background}", f" on a {scene.background} background"))
 
 
-def _noun(thing: Thing, rng: np.random.Generator, size: float = 0.5) -> str:
-    words = [*_adjectives(thing, rng, size), thing.shape]
+def _noun(thing: Thing, rng: np.random.Generator, manner: Manner, size: float = 0.5) -> str:
+    words = [*_adjectives(thing, rng, manner, size), thing.shape]
     return f"{_article(words[0])} {' '.join(words)}"
 
 
@@ -129,9 +153,11 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _adjectives(thing: Thing, rng: np.random.Generator, size: float = 0.5) -> list[str]:
+def _adjectives(
+    thing: Thing, rng: np.random.Generator, manner: Manner, size: float = 0.5
+) -> list[str]:
     """Its size and its color, each said or not."""
-    sized, colored = rng.random() < size, rng.random() < 0.85
+    sized, colored = rng.random() < size * manner.sizes, rng.random() < manner.colors
     return [thing.size] * sized + [thing.color] * colored
 
 

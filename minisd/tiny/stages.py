@@ -24,7 +24,7 @@ from ..models.vq import VQModel
 from ..schedules import alpha_bar, at, scaled_linear_betas, zero_terminal_snr
 from ..text.tokenizer import PUNCTUATION, Tokenizer, train_merges
 from ..training import group, rng, torch_rng, wait
-from .captions import NUMBERS, RELATIONS, Request, caption, read
+from .captions import NUMBERS, RELATIONS, Request, caption, read, training_caption
 from .codebook import quantised
 from .scenes import OPPOSITE, SIZES, paint, random_scene
 from .shapes import BACKGROUNDS, PAINTS, SHAPES
@@ -231,7 +231,7 @@ class Latents:
             z.append(q.sample(torch.stack(noise)).half())
             for scene, key in zip(scenes, keys, strict=True):
                 random = rng(CAPTIONS, *key)
-                said = [caption(scene, random) for _ in range(self.SAYINGS)]
+                said = [training_caption(scene, random) for _ in range(self.SAYINGS)]
                 tokens.append(tokenizer()(said).to(torch.int16))
         return {"z": torch.cat(z), "tokens": torch.stack(tokens)}
 
@@ -252,9 +252,10 @@ def tiny_schedule() -> Tensor:
 class Joint:
     """LDM eq. 3 with v for ε: the U-Net and its text encoder, trained together as LDM-1.4B was.
 
-    One caption in ten is empty, for guidance, and one in twenty a single word of itself, so that
-    a negative prompt of one word is nothing new. Each time is to count alike, as in EDM2
-    (2312.02696), so a loss of v at t counts by about one over what it is at the end:
+    One caption in ten is empty, for guidance, one in twenty a single word of itself, so that a
+    negative prompt of one word is nothing new, and one in ten has no articles. Each time is to
+    count alike, as in EDM2 (2312.02696), so a loss of v at t counts by about one over what it is
+    at the end:
 
         w_t = 4 ᾱ_t (1 - ᾱ_t) + 0.08
 
@@ -289,6 +290,7 @@ class Joint:
         self.until = (half.cumsum(0) / half.sum()).numpy()  # probability of t or less
         self.until[-1] = 1
         self.empty = tokenizer()("")[0]
+        self.articles = tokenizer()("a an")[0][1:3]
         self.about = {"config": asdict(config), "scale": scale, "latents": len(latents)}
         self.about |= {"seed": seed, "begin": fingerprint(self.network)}
         self.about |= {"late": late} if late != 1 else {}
@@ -320,6 +322,8 @@ class Joint:
             tokens = self.empty
         elif kind < 0.15:
             tokens = self._word(tokens, random)
+        elif kind < 0.25:
+            tokens = self._without_articles(tokens)
         return z, tokens, t, torch.randn(z.shape, generator=noise)
 
     def _word(self, tokens: Tensor, random) -> Tensor:
@@ -328,6 +332,11 @@ class Joint:
         words = int((tokens == end).nonzero()[0]) - 1
         word = tokens[1 + random.integers(words)]
         return torch.cat([torch.stack([start, word, end]), self.empty[3:]])
+
+    def _without_articles(self, tokens: Tensor) -> Tensor:
+        """The tokens of a caption as in "red circle above star"."""
+        kept = tokens[~torch.isin(tokens, self.articles)]
+        return torch.cat([kept, self.empty[2:]])[: len(tokens)]
 
 
 def normal_of(shape, *key: int) -> Tensor:

@@ -64,7 +64,7 @@ SETTINGS = {
     "dreambooth": Settings(steps=500, batch=8, rate=5e-4, warmup=20, decay=0.5, ema=0.99),
 }
 FURTHER = Settings(steps=7000, batch=64, rate=8e-4, warmup=100, decay=1.0, ema=0.999)
-LATE = 1.5  # both for unet, where it goes on with a finished model: as the shipped one was ended
+LATE = 2.0  # both for unet, where it goes on with a finished model: as the shipped one was ended
 SCENES = 80_000
 
 

@@ -263,7 +263,11 @@ def test_the_u_nets_times_and_captions(tmp_path):
     assert abs(empty / 2000 - 0.1) < 0.02
     start, end = joint.empty[:2]
     single = [tokens for _, tokens, _, _ in drawn if (tokens != 0).sum() == 3]
-    assert abs(len(single) / 2000 - 0.05) < 0.015
+    short = float(((joint.latents.tokens != 0).sum(2) == 4).double().mean())  # "a star"
+    assert abs(len(single) / 2000 - (0.05 + 0.1 * short)) < 0.015
+    bare = sum(not torch.isin(tokens, joint.articles).any() for _, tokens, _, _ in drawn)
+    none = ~torch.isin(joint.latents.tokens.long(), joint.articles).any(2)  # as "two stars"
+    assert abs(bare / 2000 - (0.25 + 0.75 * float(none.double().mean()))) < 0.05
     assert all(tokens[0] == start and tokens[2] == end for tokens in single)
     words = {int(stages.tokenizer()(word)[0, 1]) for word in WORDS}
     said = {int(tokens[1]) for tokens in single}
@@ -277,6 +281,18 @@ def test_the_u_nets_times_and_captions(tmp_path):
     assert len(found) == 10 and (np.abs(found - expected) < 5 * np.sqrt(expected)).all()
     eps = torch.stack([eps for _, _, _, eps in drawn])
     assert abs(eps.mean()) < 1e-2 and abs(eps.std() - 1) < 1e-2
+
+
+def test_a_caption_without_its_articles(tmp_path):
+    joint = stages.Joint(latents(tmp_path), 1.0, BERTText(configs.TINY_TEXT))
+    tokens = stages.tokenizer()
+    for text in (
+        "a red circle above an orange ring on a navy background",
+        "three green circles",
+        "an orange star, a ring and a cross from left to right",
+    ):
+        bare = " ".join(word for word in text.split() if word not in ("a", "an"))
+        assert torch.equal(joint._without_articles(tokens(text)[0]), tokens(bare)[0])
 
 
 def test_the_u_nets_weights_and_schedule(tmp_path):
