@@ -119,9 +119,10 @@ Does the tiny model paint what its prompts say? Pictures of held-out captions ar
 judge, and the shares of correct pictures are printed as a table in Markdown, those that are wholly
 right with their 95 % interval (Wilson's).
 
-Captions come in seven groups: one thing or two, of combinations that training has seen, of shapes
+Captions come in eight groups: one thing or two, of combinations that training has seen, of shapes
 in colours that it has not seen, and (two things) of shapes that it has not seen together; three
-things in a line; two, three or four things alike."""
+things in a line; two, three or four things alike; two things of which neither the place nor the
+colour is said."""
 
 
 def judge_options(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
 """Does the tiny model do as it is told? Pictures of held-out captions, scored by the judge.
 
-Captions come in seven groups: one thing or two, of combinations that training has seen, of shapes
+Captions come in eight groups: one thing or two, of combinations that training has seen, of shapes
 in colours that it has not, and (two things) of shapes that it has not seen together; three things
-in a line; two, three or four things alike. `minisd judge` prints the table.
+in a line; two, three or four things alike; two things of which neither the place nor the colour is
+said, as in "a ring and a small star". `minisd judge` prints the table.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from ..pipeline import Pipeline
 from ..training import rng
-from .captions import caption
+from .captions import SHAPES_ALONE, Manner, caption
 from .judge import Verdict, judge
 from .scenes import ALIKE, random_scene
 
@@ -22,16 +23,20 @@ GROUPS = (
     (2, "shapes"),
     (3, "seen"),
     (ALIKE, "seen"),
+    (2, "listed"),
 )
+LISTED = SHAPES_ALONE._replace(joined=1.0)
 HELD_OUT = 7_000_000  # keys of random numbers that no training uses
 
 
 def captions(things: int | str, split: str, n: int, seed: int = 0) -> list[str]:
     """n captions of one group, the same for the same seed."""
-    found = []
+    manner, found = Manner(), []
+    if split == "listed":
+        manner, split = LISTED, "seen"
     for i in range(n):
         random = rng(HELD_OUT, seed, i)
-        found.append(caption(random_scene(random, things, split), random))
+        found.append(caption(random_scene(random, things, split), random, manner))
     return found
 
 

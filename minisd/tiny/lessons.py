@@ -21,7 +21,7 @@ from ..pipeline import Pipeline
 from ..pipeline.conditioning import tokenizer_metadata
 from ..text.tokenizer import Tokenizer
 from ..training import Run, rng, torch_rng
-from .captions import WORDS, Request, caption, read
+from .captions import WORDS, Request, caption, read, training_caption
 from .scenes import PIXELS, SIZES, WORLD, Scene, inside, paint, pick, random_scene, stands
 from .shapes import PAINTS
 from .stages import Joint, Latents, normal_of, tokenizer
@@ -160,12 +160,12 @@ def new_pictures(lesson: Lesson, vae: nn.Module, tokens: Tokenizer, seed: int = 
 
 
 def old_pictures(vae: nn.Module, n: int, seed: int = 0) -> Pictures:
-    """Pictures of the world as it is drawn, with their captions."""
+    """Pictures of the world as it is drawn, told as in the training."""
     scenes, captions = [], []
     for k in range(n):
         random = rng(OLD, seed, k)
         scenes.append(random_scene(random))
-        captions.append([caption(scenes[-1], random) for _ in range(Latents.SAYINGS)])
+        captions.append([training_caption(scenes[-1], random) for _ in range(Latents.SAYINGS)])
     return _pictures(vae, scenes, captions, tokenizer(), OLD, seed)
 
 

@@ -11,7 +11,7 @@ from minisd.noise import gaussian
 from minisd.pipeline import Pipeline
 from minisd.schedules import alpha_bar, scaled_linear_betas
 from minisd.tiny import fidelity
-from minisd.tiny.captions import unknown_words
+from minisd.tiny.captions import read, unknown_words
 from minisd.tiny.judge import judge, look
 from minisd.tiny.scenes import ALIKE, paint, random_scene
 from minisd.tiny.shapes import BACKGROUNDS
@@ -61,6 +61,9 @@ def test_captions_are_of_their_group_and_the_same_again():
         assert texts == fidelity.captions(things, split, 20) and len(set(texts)) > 15
         assert texts != fidelity.captions(things, split, 20, seed=1)
         assert not [text for text in texts if unknown_words(text)]
+        if split == "listed":
+            requests = [read(text) for text in texts]
+            assert {(r.relation, t.color) for r in requests for t in r.things} == {(None, None)}
 
 
 def test_wilsons_interval_ends_where_the_share_is_z_deviations_away():
