@@ -28,6 +28,7 @@ BARS = (
     (2, "seen", 0.8),
     (3, "seen", 0.7),
     (ALIKE, "seen", 0.7),
+    (2, "listed", 0.35),
 )
 
 
@@ -42,17 +43,21 @@ def test_it_does_as_it_is_told(pipe):
         texts = fidelity.captions(things, split, 25, seed=1)
         found = fidelity.shares(fidelity.verdicts(pipe, texts, seed=10_000))
         assert found["right"] >= bar, (things, split, found)
-        assert min(found["color"], found["background"]) >= 0.9, (things, split, found)
+        assert min(found.get("color", 1), found["background"]) >= 0.9, (things, split, found)
         assert found.get("order", 1) >= 0.85, found
 
 
 def test_fresh_noise_helps_in_few_steps(pipe):
-    """Why the usual sampler is one that draws it: the card's captions of two things, and calls."""
-    texts, how = fidelity.captions(2, "seen", 100), {"steps": 8, "scale": 2.0}
-    names = ("euler_a", "ddim", "plms")
-    by = {name: fidelity.verdicts(pipe, texts, sampler=name, **how) for name in names}
+    """Why the usual sampler is one that draws it: the card's captions of two things, six calls."""
+    texts = fidelity.captions(2, "seen", 100)
+    steps = {"DPM++ SDE": 4, "ddim": 6, "plms": 5}  # two calls a step but the last, one, one
+    by = {
+        name: fidelity.verdicts(pipe, texts, sampler=name, steps=n, scale=2.0)
+        for name, n in steps.items()
+    }
     right = {name: fidelity.shares(said)["right"] for name, said in by.items()}
-    assert right["euler_a"] >= right["ddim"] + 0.05 and right["ddim"] > right["plms"] + 0.2, right
+    assert right["DPM++ SDE"] >= right["ddim"] + 0.05, right
+    assert right["ddim"] > right["plms"] + 0.2, right
 
 
 def test_captions_are_of_their_group_and_the_same_again():
