@@ -5,8 +5,8 @@
     python benchmarks/lessons.py with without --out minisd/tiny/weights/lessons.json
 
 Captions that no training used; Euler ancestral, the usual scale. Two sheets are painted beside the
-numbers, with one seed: moon.png, six prompts at six scales of the LoRA, and
-dreambooth.png, six prompts with DreamBooth's prior loss and without it.
+numbers, with one seed: moon.png, six prompts at six scales of the LoRA, and dreambooth.png, six
+prompts with DreamBooth's prior loss and without it.
 """
 
 import argparse
@@ -60,7 +60,7 @@ SUBJECTS = (
     "a small blue cross",
     "a green triangle above a pink star",
 )
-SEED = 4  # of the sheets: with 3 the prior's "a circle" is one of two in six that paint nothing
+SEED = 4  # of the sheets; chosen: with 3, "a circle" with the prior is one of two in six left empty
 
 
 def sheet(pipes, texts, steps: int) -> torch.Tensor:
