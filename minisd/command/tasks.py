@@ -84,7 +84,11 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     said = "what vq, unet, control and lessons begin with, and distil learns from"
     add("--begin", type=Path, metavar="CHECKPOINT", help=said)
     said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (%(default)s)"
-    add("--prior", type=weight, default=1.0, metavar="WEIGHT", help=said)
+    add("--prior", type=weight, default=4.0, metavar="WEIGHT", help=said)
+    said = (
+        "what it compares with: %(default)s, the model's before the training, or data (DreamBooth)"
+    )
+    add("--prior-target", choices=("prediction", "data"), default="prediction", help=said)
     add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")
 
@@ -96,7 +100,7 @@ def train(options: argparse.Namespace) -> int:
         raise ValueError(f"there is no stage {odd[0]!r:.40}; there are {', '.join(known)}")
     with uninterrupted():
         from ..tiny.train import export_path, result, train_stages
-    names = ("steps", "scenes", "begin", "seed", "prior")
+    names = ("steps", "scenes", "begin", "seed", "prior", "prior_target")
     settings = {name: getattr(options, name) for name in names}
     stages = options.stages or STAGES
     files = [

@@ -4,6 +4,7 @@ A Lesson says what is new and what calls it. Each training is a stage like those
 finished model; what it leaves is a file: a LoRA, an embedding, or a checkpoint.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from .shapes import PAINTS
 from .stages import Joint, Latents, normal_of, tokenizer
 
 FEW = {1: 0.4, 2: 0.6}  # how many things a picture of a new one shows, and their shares
+TARGETS = ("prediction", "data")  # what the prior's loss compares with
+PRIOR_WEIGHT = 4.0
+OWN = 200  # how many pictures of its own a model is shown, where the prior's target is data
 NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
 
 
@@ -55,10 +59,10 @@ SUN = {"shape": "circle", "color": "yellow", "size": "large"}
 MOON = {"shape": "crescent", "color": "yellow"}
 LESSONS = {
     "lora": Lesson(
-        "moon", "crescent", {"shape": "crescent"}, 800, 3000, held_out=("green", "purple")
+        "moon", "crescent", {"shape": "crescent"}, 2000, 3000, held_out=("green", "purple")
     ),
     "word": Lesson("sun", "large yellow circle", SUN, 100),
-    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 200, places=40),
+    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 3000, places=40),
 }
 
 
@@ -186,7 +190,10 @@ def own_pictures(pipe: Pipeline, texts: Sequence[str], seed: int = 0) -> Picture
 class Teaching(Joint):
     """LDM's loss on the new pictures and, weighted, on prior ones, which keep the rest.
 
-    What learns is what has requires_grad in `network`.
+    What learns is what has requires_grad in `network`. With the prior target "data" the second
+    loss is that of DreamBooth eq. 2. With "prediction" it compares with what the network predicted
+    before the training, as in Learning without Forgetting (1606.09282): so it is 0 at first, and
+    no noise of the data is in it.
     """
 
     SLOW: ClassVar = {"lora": {"text.": 0.2}, "dreambooth": {"text.": 0.2}, "word": {}}
@@ -197,23 +204,33 @@ class Teaching(Joint):
         whole: Checkpoint,
         new: Pictures,
         prior: Pictures | None = None,
-        prior_weight: float = 1.0,
+        prior_weight: float = PRIOR_WEIGHT,
+        prior_target: str = TARGETS[0],
         seed: int = 0,
     ):
         scale = whole.vae.config.scale_factor
         self.whole = whole
         super().__init__(new, scale, whole.text, whole.unet.config, seed, whole.unet)
         self.name, self.prior, self.prior_weight = name, prior, prior_weight
-        self.slow = self.SLOW[name]
+        self.slow, self.before = self.SLOW[name], None
+        if prior and prior_target == "prediction":
+            frozen = copy.deepcopy(self.network).requires_grad_(False)
+            self.before = frozen.to(memory_format=torch.channels_last)  # as Run has its network
         self.about |= {"prior": prior and len(prior), "prior_weight": prior_weight}
+        self.about |= {"prior_target": prior_target} if prior else {}
 
     def loss(self, step: int, samples) -> Tensor:
         drawn = [self._sample(rng(self.seed, step, i), self.latents) for i in samples]
         if self.prior is None:
             return self._errors(drawn).mean()
         drawn += [self._sample(rng(self.seed, step, i, OLD), self.prior) for i in samples]
-        new, prior = self._errors(drawn).chunk(2)
-        return prior_preservation(new, prior, self.prior_weight).mean()
+        x_t, tokens, t, v = self._noised(drawn)
+        if self.before is not None:
+            old = slice(len(samples), None)
+            with torch.no_grad():
+                v[old] = self._predicted(self.before, x_t[old], tokens[old], t[old])
+        errors = self._weighted(self._predicted(self.network, x_t, tokens, t) - v, t)
+        return prior_preservation(*errors.chunk(2), self.prior_weight).mean()
 
     def _word(self, tokens: Tensor, random) -> Tensor:
         return tokens  # a new word may be several tokens: none of them stands by itself
@@ -226,22 +243,31 @@ LAYERS = (*ATTENTION, *CONVOLUTIONS, *OTHERS)  # of the U-Net
 TEXT_LAYERS = ("to_q", "to_k", "to_v", "to_out")  # of the tiny model's text encoder
 
 
-def teaching(name: str, begin: Path, prior_weight: float = 1.0, seed: int = 0) -> Teaching:
+def teaching(
+    name: str,
+    begin: Path,
+    prior_weight: float = PRIOR_WEIGHT,
+    prior_target: str = TARGETS[0],
+    seed: int = 0,
+) -> Teaching:
     """The training of that name of LESSONS, for the tiny model in the file `begin`.
 
-    With a prior weight of 0 nothing keeps what the model can paint already.
+    With a prior weight of 0 nothing keeps what the model can paint already. The pictures that keep
+    it are the world's; DreamBooth's, where the target is their data, are the model's own.
     """
+    if prior_target not in TARGETS:
+        raise ValueError(f"a prior target is one of {', '.join(TARGETS)}, got {prior_target!r}")
     whole, lesson = load(begin, "tiny"), LESSONS[name]
     words = tokenizer().adding(lesson.word) if name == "word" else tokenizer()
     new, prior = new_pictures(lesson, whole.vae, words, seed), None
     if lesson.prior and prior_weight:
-        random = [rng(OLD, seed, k) for k in range(lesson.prior)]
-        said = [caption(random_scene(one), one) for one in random]
-        if name == "lora":
-            prior = old_pictures(whole.vae, lesson.prior, seed)
-        else:
+        if name == "dreambooth" and prior_target == "data":
+            random = [rng(OLD, seed, k) for k in range(min(OWN, lesson.prior))]
+            said = [caption(random_scene(one), one) for one in random]
             prior = own_pictures(Pipeline.load(begin, "tiny"), said, seed)
-    stage = Teaching(name, whole, new, prior, prior_weight, seed)
+        else:
+            prior = old_pictures(whole.vae, lesson.prior, seed)
+    stage = Teaching(name, whole, new, prior, prior_weight, prior_target, seed)
     if name == "lora":
         add_lora(whole.unet, RANK, LAYERS, generator=torch_rng(seed, 0))
         add_lora(whole.text, RANK, TEXT_LAYERS, generator=torch_rng(seed, 1))

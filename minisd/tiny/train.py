@@ -59,9 +59,9 @@ SETTINGS = {
     "eye": Settings(steps=1200, batch=16, rate=1e-2, warmup=50, decay=0.5, ema=0.99),
     "blur": Settings(steps=3000, batch=16, rate=3e-3, warmup=50, decay=0.5, ema=0.99, clip=1e9),
     "sharp": Settings(steps=2000, batch=8, rate=6e-4, warmup=20, decay=0.5, ema=0.99, clip=1e9),
-    "lora": Settings(steps=800, batch=8, rate=4e-3, warmup=20, decay=0.5, ema=0.99),
+    "lora": Settings(steps=900, batch=8, rate=3.5e-3, warmup=20, decay=0.5, ema=0.99),
     "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
-    "dreambooth": Settings(steps=500, batch=8, rate=5e-4, warmup=20, decay=0.5, ema=0.99),
+    "dreambooth": Settings(steps=900, batch=8, rate=4e-4, warmup=20, decay=0.5, ema=0.99),
 }
 FURTHER = Settings(steps=7000, batch=64, rate=8e-4, warmup=100, decay=1.0, ema=0.999)
 LATE = 2.0  # both for unet, where it goes on with a finished model: as the shipped one was ended
@@ -270,13 +270,14 @@ def train_stages(
     save_every: float = 60,
     begin: Path | None = None,
     seed: int = 0,
-    prior: float = 1.0,
+    prior: float = lessons.PRIOR_WEIGHT,
+    prior_target: str = lessons.TARGETS[0],
 ) -> None:
     """Train the stages of these names, in their order.
 
     "export" writes the checkpoint `out`, from which "distil" learns, or else from `begin`; a
-    training of a finished model writes its `result`. prior: the weight of what keeps the rest, in
-    `lessons`.
+    training of a finished model writes its `result`. prior, prior_target: the weight of what
+    keeps the rest, in `lessons`, and what that compares with.
 
     Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
     torchrun the processes share each batch. Raises ValueError for what cannot be used.
@@ -298,7 +299,7 @@ def train_stages(
             settings = FURTHER if name == "unet" and begin else SETTINGS[name]
             settings = settings._replace(**{"steps": steps} if steps else {})
             if name in lessons.LESSONS:
-                part = lessons.teaching(name, begin or TINY, prior, seed)
+                part = lessons.teaching(name, begin or TINY, prior, prior_target, seed)
             else:
                 part = stage(name, folder, scenes, teacher if name == "distil" else begin, seed)
             current = Run(part, settings, folder / f"{name}.safetensors")

@@ -90,11 +90,36 @@ def test_the_table_of_lessons():
         "new, alone, green or purple": "the new word held out, 1",
         "the same, and a second thing": "the new word held out, 2",
     }
-    order = ("before", "LoRA", "word", "DreamBooth", "no prior")
+    order = ("before", "LoRA", "word", "DreamBooth", "eq. 2", "no prior")
     for kind, *cells in rows("| captions | before | LoRA"):
         for model, cell in zip(order, cells, strict=True):
             share = models[model].get(names[kind])
-            assert cell in ("", "as before") if share is None else cell == f"{100 * share:.0f}"
+            assert cell in ("", "as before") if share is None else cell == f"{100 * share:g}"
+
+
+def test_what_is_said_of_the_lessons():
+    """README and notebook 19, of what was learned: their sentences, with the table's numbers."""
+    models = measured("lessons")["models"]
+
+    def shares(model, *kinds):
+        return [f"{100 * models[model][kind]:g}" for kind in kinds]
+
+    readme = (NOTEBOOKS.parent / "README.md").read_text().replace("\n", " ")
+    for model, sentence in {
+        "word": "({} % of captions are right alone, {} % beside a second thing)",
+        "LoRA": "Of the captions of a moon {} % are right alone and {} % beside a second thing",
+        "DreamBooth": "of those of the five pictures' crescent {} % and {} %",
+    }.items():
+        assert sentence.format(*shares(model, "the new word, 1", "the new word, 2")) in readme
+    new = shares("LoRA", "the new word, 1", "the new word held out, 1")
+    said = "{} % of 200 captions of a moon alone are correct, and {} % in a color"
+    assert said.format(*new) in prose("19")
+    old = "one thing", "two things", "three things", "things alike"
+    for model in ("LoRA", "DreamBooth"):
+        pairs = zip(shares(model, *old), shares("before", *old), strict=True)
+        said = "of one thing {} % are correct, where {} % were, of two {} ({}), of three {} ({})"
+        said += ", of things alike {} ({})"
+        assert said.format(*(share for pair in pairs for share in pair)) in prose("19")
 
 
 def test_the_table_of_the_flow():

@@ -96,17 +96,21 @@ def small_model():
     )
     text = replace(configs.TINY_TEXT, width=32, layers=1)
     vae = SimpleNamespace(config=configs.TINY_KL)
-    parts = (stages.seeded(UNet, unet, 0), vae, stages.seeded(BERTText, text, 1))
-    return Checkpoint("tiny", *parts)
+    network = stages.seeded(UNet, unet, 0)
+    for i, weight in enumerate(network.parameters()):  # as after a training: no layer gives 0
+        if not weight.any() and weight.ndim > 1:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=torch_rng(6, i))
+    return Checkpoint("tiny", network, vae, stages.seeded(BERTText, text, 1))
 
 
-def teaching(name, prior_weight=1.0):
+def teaching(name, prior_weight=1.0, prior_target="prediction"):
     """A Teaching of a small network and pictures of noise."""
     whole = small_model()
     z = torch.randn(6, 4, 8, 8, generator=torch_rng(1))
     tokens = stages.tokenizer()(["a red circle"] * 4).expand(6, -1, -1).clone()
     new, prior = Pictures(z[:3], tokens[:3]), Pictures(z[3:], tokens[3:])
-    stage = Teaching(name, whole, new, prior if name != "word" else None, prior_weight)
+    prior = prior if name != "word" else None
+    stage = Teaching(name, whole, new, prior, prior_weight, prior_target)
     if name == "lora":
         add_lora(whole.unet, 2, generator=torch_rng(2))
         add_lora(whole.text, 2, lessons.TEXT_LAYERS, generator=torch_rng(3))
@@ -145,16 +149,57 @@ def test_the_prior_loss_is_the_papers_sum():
     alone = teaching("lora")
     alone.prior = None
     new = alone.loss(0, range(3)).detach()
-    one, three = (teaching("lora", w).loss(0, range(3)).detach() for w in (1.0, 3.0))
+    one, three = (teaching("lora", w, "data").loss(0, range(3)).detach() for w in (1.0, 3.0))
     prior = (three - one) / 2
     assert abs(float(one - new - prior)) < 1e-5 and prior > 0.01
-    swapped = teaching("lora")
+    swapped = teaching("lora", prior_target="data")
     swapped.prior = swapped.latents
     assert abs(float(swapped.loss(0, range(3)).detach() - one)) > 1e-3
     a, b = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 0.5])
     assert prior_preservation(a, b, 0.5).tolist() == [3.0, 2.25]
     with pytest.raises(ValueError, match="as many new losses as prior"):
         prior_preservation(a, b[:1])
+
+
+@pytest.mark.parametrize("name", ["lora", "dreambooth"])
+def test_what_the_model_predicted_is_what_it_keeps(name):
+    """The prior's loss, by prediction: 0 and flat before the first step, and then the distance to
+    what a model that learned nothing predicts of the same noised pictures."""
+    alone, stage, fresh = (teaching(name, 3.0) for _ in range(3))
+    alone.prior = None
+    weights = [weight for weight in stage.network.parameters() if weight.requires_grad]
+    losses = [one.loss(0, range(3)) for one in (alone, stage)]
+    assert abs(float((losses[1] - losses[0]).detach())) < 1e-6
+    losses[1].backward()
+    losses[0].backward()
+    others = [weight for weight in alone.network.parameters() if weight.requires_grad]
+    assert max((a.grad - b.grad).abs().max() for a, b in zip(weights, others, strict=True)) < 1e-5
+    assert all(weight.grad is None for weight in stage.before.parameters())
+    with torch.no_grad():
+        for one in (alone, stage):
+            moving = [weight for weight in one.network.parameters() if weight.requires_grad]
+            for i, weight in enumerate(moving):
+                weight += 0.2 * torch.randn(weight.shape, generator=torch_rng(5, i))
+        prior = float(stage.loss(0, range(3)) - alone.loss(0, range(3)))
+        drawn = [fresh._sample(rng(0, 0, i, lessons.OLD), fresh.prior) for i in range(3)]
+        z, tokens, t, eps = (torch.stack(column) for column in zip(*drawn, strict=True))
+        signal = stage.ab[t].sqrt().float().reshape(-1, 1, 1, 1)
+        noise = (1 - stage.ab[t]).sqrt().float().reshape(-1, 1, 1, 1)
+        x_t = signal * z * stage.scale + noise * eps
+        seen = [
+            one.network["unet"](x_t, t - 1, one.network["text"](tokens).context)
+            for one in (stage, fresh)
+        ]
+        each = ((seen[0] - seen[1]) ** 2).mean((1, 2, 3)) * stage.weight[t]
+    assert prior > 1e-3 and abs(prior - 3 * float(each.mean())) < 1e-3 * prior
+
+
+def test_another_prior_target_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run("train", "lora", "--prior-target", "nothing")
+    assert "choose from" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="one of prediction, data, got 'nothing'"):
+        lessons.teaching("lora", TINY, prior_target="nothing")
 
 
 # ---- the commands -------------------------------------------------------------------------
@@ -168,11 +213,28 @@ def short(monkeypatch, name):
     return lesson
 
 
+KEPT = lessons.own_pictures
+
+
 def run(*words):
     return main([str(word) for word in words])
 
 
 HOW = ("--steps", "2", "--zoom", "1", "--quiet")
+
+
+def test_dreambooth_as_in_its_paper_learns_from_what_the_model_paints(tmp_path, monkeypatch):
+    """With the data as its target the prior's pictures are the model's own."""
+    short(monkeypatch, "dreambooth")
+    own = []
+    monkeypatch.setattr(
+        lessons, "own_pictures", lambda pipe, texts, seed: own.extend(texts) or KEPT(pipe, texts)
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "dreambooth", "--prior-target", "data", "--prior", "1") == 0
+    assert len(own) == 2
+    assert run("train", "dreambooth", "--folder", "other") == 0
+    assert len(own) == 2
 
 
 @pytest.mark.parametrize("name", LESSONS)
