@@ -5,10 +5,10 @@
     python -m minisd train dreambooth --folder without --prior 0
     python benchmarks/lessons.py with paper without --out minisd/tiny/weights/lessons.json
 
-Captions that no training used; Euler ancestral, the usual scale. A model that the file has already
-is not measured again. Two sheets are painted beside the numbers, with one seed: moon.png, six
-prompts at six scales of the LoRA, and dreambooth.png, six prompts with DreamBooth's prior loss and
-without it.
+Captions of scenes that no training used; Euler ancestral, the usual scale. A model that the file
+has already is not measured again. Two sheets are painted beside the numbers, each row with the same
+seeds: moon.png, six prompts at six scales of the LoRA, and dreambooth.png, six prompts with
+DreamBooth's prior loss and without it.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from minisd.tiny.shapes import SHAPES
 from minisd.tiny.train import result
 
 KNOWN = {"one thing": 1, "two things": 2, "three things": 3, "things alike": ALIKE}
-SAMPLER = "euler_a"  # as DreamBooth's own pictures were painted
+SAMPLER = "euler_a"  # as own_pictures has it
 
 
 def pictures_right(pipe, texts, shapes, wanted, steps) -> str:
@@ -62,7 +62,8 @@ SUBJECTS = (
     "a small blue cross",
     "a green triangle above a pink star",
 )
-SEED = 4  # of the sheets; chosen: with 8, 9 and 10 of 12 DreamBooth's "a circle" is left empty
+SEED = 4  # picture i has SEED + i; chosen so that DreamBooth's "a circle", of seed 6, is there:
+# of its seeds 0 to 11 three, 8 to 10, leave it empty
 
 
 def sheet(pipes, texts, steps: int) -> torch.Tensor:

@@ -67,7 +67,8 @@ def prior_preservation(new: Tensor, prior: Tensor, weight: float = 1.0) -> Tenso
 
         L_new + λ L_prior,  each as L_simple, with its own noise and time
 
-    The prior's pictures are the frozen model's own, so that it keeps what it could paint.
+    In the paper the prior's pictures are the frozen model's own, so that it keeps what it could
+    paint; `tiny.lessons` has another target, and pictures of the world.
     new, prior (b,) -> (b,); ValueError where there are more of one. The authors published no code.
     Official: `prior_loss_weight` (diffusers' train_dreambooth)
     """

@@ -85,9 +85,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     add("--begin", type=Path, metavar="CHECKPOINT", help=said)
     said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (%(default)s)"
     add("--prior", type=weight, default=4.0, metavar="WEIGHT", help=said)
-    said = (
-        "what it compares with: %(default)s, the model's before the training, or data (DreamBooth)"
-    )
+    said = "of that loss: the model's of before the training (%(default)s), or DreamBooth's, data"
     add("--prior-target", choices=("prediction", "data"), default="prediction", help=said)
     add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")

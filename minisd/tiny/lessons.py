@@ -30,7 +30,7 @@ from .stages import Joint, Latents, normal_of, tokenizer
 FEW = {1: 0.4, 2: 0.6}  # how many things a picture of a new one shows, and their shares
 TARGETS = ("prediction", "data")  # what the prior's loss compares with
 PRIOR_WEIGHT = 4.0
-OWN = 200  # how many pictures of its own a model is shown, where the prior's target is data
+OWN = 200  # how many pictures of its own DreamBooth shows a model, where the target is data
 NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
 
 
@@ -150,7 +150,7 @@ def _pictures(vae: nn.Module, scenes, captions, tokens: Tokenizer, *key: int) ->
 
 
 def new_pictures(lesson: Lesson, vae: nn.Module, tokens: Tokenizer, seed: int = 0) -> Pictures:
-    """What is taught from: pictures of the new thing, four captions of each."""
+    """What is taught from: pictures of the new thing, at its places, four captions each."""
     scenes, captions = [], []
     for k in range(lesson.pictures):
         random = rng(NEW, seed, k)
@@ -193,7 +193,7 @@ class Teaching(Joint):
     What learns is what has requires_grad in `network`. With the prior target "data" the second
     loss is that of DreamBooth eq. 2. With "prediction" it compares with what the network predicted
     before the training, as in Learning without Forgetting (1606.09282): so it is 0 at first, and
-    no noise of the data is in it.
+    its target has no noise.
     """
 
     SLOW: ClassVar = {"lora": {"text.": 0.2}, "dreambooth": {"text.": 0.2}, "word": {}}

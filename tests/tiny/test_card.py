@@ -112,7 +112,7 @@ def test_what_is_said_of_the_lessons():
     }.items():
         assert sentence.format(*shares(model, "the new word, 1", "the new word, 2")) in readme
     new = shares("LoRA", "the new word, 1", "the new word held out, 1")
-    said = "{} % of 200 captions of a moon alone are correct, and {} % in a color"
+    said = "{} % of 200 captions of a moon alone are correct, and {} % where the scene has it in"
     assert said.format(*new) in prose("19")
     old = "one thing", "two things", "three things", "things alike"
     for model in ("LoRA", "DreamBooth"):
