@@ -1,10 +1,12 @@
 """The command line: pictures that carry their settings, sentences for mistakes, no tracebacks."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -340,3 +342,21 @@ def test_ctrl_c_during_imports_waits_for_their_end():
             signal.raise_signal(signal.SIGINT)
             done = True
     assert done and signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_no_garbage_is_looked_for_during_imports_and_at_the_end():
+    """It took a picture half a second; afterwards Python does so as before, if it did."""
+    with suppress(ValueError), uninterrupted():
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()
+    gc.disable()
+    with uninterrupted():
+        pass
+    was = gc.isenabled()
+    gc.enable()
+    assert not was
+    ask = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000)); "
+    ask += "from minisd.__main__ import program; program()"
+    told = subprocess.run([sys.executable, "-c", ask, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stdout.endswith("True\n"), told.stderr
