@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint, load, save, save_embedding, save_lora
+from ..equations import eps_from_v, q_sample, x0_from_v
 from ..losses import prior_preservation
 from ..models.lora import ATTENTION, add_lora
 from ..models.words import add_words, token_embedding
 from ..pipeline import Pipeline
 from ..pipeline.conditioning import tokenizer_metadata
+from ..schedules import at
 from ..text.tokenizer import Tokenizer
 from ..training import Run, rng, torch_rng
 from .captions import WORDS, Request, caption, read, training_caption
@@ -223,14 +225,19 @@ class Teaching(Joint):
         drawn = [self._sample(rng(self.seed, step, i), self.latents) for i in samples]
         if self.prior is None:
             return self._errors(drawn).mean()
-        drawn += [self._sample(rng(self.seed, step, i, OLD), self.prior) for i in samples]
-        x_t, tokens, t, v = self._noised(drawn)
-        if self.before is not None:
-            old = slice(len(samples), None)
-            with torch.no_grad():
-                v[old] = self._predicted(self.before, x_t[old], tokens[old], t[old])
-        errors = self._weighted(self._predicted(self.network, x_t, tokens, t) - v, t)
-        return prior_preservation(*errors.chunk(2), self.prior_weight).mean()
+        prior = [self._sample(rng(self.seed, step, i, OLD), self.prior) for i in samples]
+        drawn += prior if self.before is None else self._as_predicted(prior)
+        return prior_preservation(*self._errors(drawn).chunk(2), self.prior_weight).mean()
+
+    @torch.no_grad()
+    def _as_predicted(self, drawn):
+        """The same x_t, as the picture and the noise of which the frozen copy predicts it is."""
+        z, tokens, t, eps = (torch.stack(column) for column in zip(*drawn, strict=True))
+        ab_t = at(self.ab, t, eps)
+        x_t = q_sample(z.float() * self.scale, eps, ab_t)
+        v = self.before["unet"](x_t, t - 1, self.before["text"](tokens).context)
+        z, eps = x0_from_v(x_t, v, ab_t) / self.scale, eps_from_v(x_t, v, ab_t)
+        return zip(z, tokens, t, eps, strict=True)
 
     def _word(self, tokens: Tensor, random) -> Tensor:
         return tokens  # a new word may be several tokens: none of them stands by itself

@@ -301,22 +301,13 @@ class Joint:
 
     def _errors(self, drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
         """The weighted squared error of each sample: (b,)."""
-        x_t, tokens, t, v = self._noised(drawn)
-        return self._weighted(self._predicted(self.network, x_t, tokens, t) - v, t)
-
-    def _noised(self, drawn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of drawn samples x_t, the tokens, t and the velocity v: a row for each."""
         z, tokens, t, eps = (torch.stack(column) for column in zip(*drawn, strict=True))
         x0 = z.float() * self.scale
         ab_t = at(self.ab, t, x0)
-        return q_sample(x0, eps, ab_t), tokens, t, velocity(x0, eps, ab_t)
-
-    @staticmethod
-    def _predicted(network: nn.ModuleDict, x_t: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
-        return network["unet"](x_t, t - 1, network["text"](tokens).context)
-
-    def _weighted(self, difference: Tensor, t: Tensor) -> Tensor:
-        error = (difference**2).flatten(1).mean(1)
+        x_t = q_sample(x0, eps, ab_t)
+        context = self.network["text"](tokens).context
+        v = self.network["unet"](x_t, t - 1, context)
+        error = ((v - velocity(x0, eps, ab_t)) ** 2).flatten(1).mean(1)
         return at(self.weight, t, error) * error
 
     def _sample(self, random, latents=None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
