@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 def program() -> None:
     """main for a shell: once it is done, no Ctrl-C disturbs the end of the process.
 
-    Nor is all that was imported searched for garbage then, which took 0.3 s after torch.
+    Nor is all that was imported searched for garbage then, which took 0.25 s after torch.
     """
     try:
         sys.exit(main())

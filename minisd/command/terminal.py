@@ -77,7 +77,7 @@ def uninterrupted() -> Iterator[None]:
 
     torch and numpy, interrupted while they are imported, end in errors of their own, or go on as
     if nothing had been pressed. Nor does Python look for garbage meanwhile: imports leave little,
-    and the search took a tenth of a picture's time.
+    and the search took a twentieth of torch's time.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -345,7 +345,7 @@ def test_ctrl_c_during_imports_waits_for_their_end():
 
 
 def test_no_garbage_is_looked_for_during_imports_and_at_the_end():
-    """It took a picture half a second; afterwards Python does so as before, if it did."""
+    """It took a picture 0.3 to 0.4 s; afterwards Python does so as before, if it did."""
     with suppress(ValueError), uninterrupted():
         assert not gc.isenabled()
         raise ValueError
