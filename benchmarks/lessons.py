@@ -5,8 +5,8 @@
     python -m minisd train dreambooth --folder without --prior 0
     python benchmarks/lessons.py with paper without --out minisd/tiny/weights/lessons.json
 
-Captions of scenes that no training used; Euler ancestral, the usual scale. A model that the file
-has already is not measured again. Two sheets are painted beside the numbers, each row with the same
+Captions of scenes that no training used; Euler ancestral, the usual scale. With --models the other
+columns that the file has stay. Two sheets are painted beside the numbers, each row with the same
 seeds: moon.png, six prompts at six scales of the LoRA, and dreambooth.png, six prompts with
 DreamBooth's prior loss and without it.
 """
@@ -81,10 +81,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=200, help="of each kind (200)")
     parser.add_argument("--steps", type=int, default=30, help="of the sampler (30)")
-    parser.add_argument("--models", nargs="+", help="some of the table's columns; no sheets")
+    parser.add_argument("--models", nargs="+", help="only these columns; no sheets")
     given = parser.parse_args()
     n, told = given.captions, {}
-    if given.out.exists():
+    if given.models and given.out.exists():
         stored = json.loads(given.out.read_text())
         if (stored["captions"], stored["steps"]) != (n, given.steps):
             parser.error(f"{given.out} has other captions or steps: name another file")
@@ -99,8 +99,9 @@ def main() -> None:
         "eq. 2": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.paper))),
         "no prior": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.without))),
     }
-    chosen = [name for name in models if name in (given.models or models) and name not in told]
-    for name in tqdm(chosen):
+    if odd := {*(given.models or ())} - {*models}:
+        parser.error(f"no column is {', '.join(odd)}; there are {', '.join(models)}")
+    for name in tqdm(given.models or models):
         taught, load = models[name]
         pipe, row = load(), {}
         lesson = LESSONS[taught or "lora"]
@@ -118,6 +119,7 @@ def main() -> None:
                         pipe, texts, lesson.shapes, partial(request, lesson), given.steps
                     )
         told[name] = row
+        told = {name: told[name] for name in models if name in told}
         shares = {
             name: {kind: right.count("1") / n for kind, right in row.items()}
             for name, row in told.items()

@@ -1,6 +1,7 @@
 """New things for the tiny model: the judge knows them, the trainings go on to the bit, and each
 leaves its kind of file."""
 
+import argparse
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from minisd.__main__ import main
 from minisd.checkpoints import Checkpoint, load, save_embedding
+from minisd.command.tasks import train_options
 from minisd.losses import prior_preservation
 from minisd.models import configs
 from minisd.models.bert import BERTText
@@ -200,6 +202,15 @@ def test_another_prior_target_is_refused(capsys):
     assert "choose from" in capsys.readouterr().err
     with pytest.raises(ValueError, match="one of prediction, data, got 'nothing'"):
         lessons.teaching("lora", TINY, prior_target="nothing")
+
+
+def test_the_command_has_the_lessons_targets_and_weight():
+    parser = argparse.ArgumentParser()
+    train_options(parser)
+    usual = parser.parse_args([])
+    assert (usual.prior, usual.prior_target) == (lessons.PRIOR_WEIGHT, lessons.TARGETS[0])
+    for target in lessons.TARGETS:
+        assert parser.parse_args(["--prior-target", target]).prior_target == target
 
 
 # ---- the commands -------------------------------------------------------------------------
