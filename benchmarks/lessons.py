@@ -1,14 +1,14 @@
 """What the tiny model learned from its lessons, and what it lost: every share that the judge gives.
 
-    python -m minisd train lora word dreambooth --folder with
+    python -m minisd train lora word dreambooth dreambooth-lora --folder with
     python -m minisd train dreambooth --folder paper --prior 1 --prior-target data
     python -m minisd train dreambooth --folder without --prior 0
     python benchmarks/lessons.py with paper without --out minisd/tiny/weights/lessons.json
 
 Captions of scenes that no training used; Euler ancestral, the usual scale. With --models the other
 columns that the file has stay. Two sheets are painted beside the numbers, each row with the same
-seeds: moon.png, six prompts at six scales of the LoRA, and dreambooth.png, six prompts with
-DreamBooth's prior loss and without it.
+seeds: moon.png, six prompts at six scales of the LoRA, and dreambooth.png, six prompts after
+DreamBooth by a LoRA, by all weights, and without its prior loss.
 """
 
 import argparse
@@ -80,24 +80,29 @@ def main() -> None:
     parser.add_argument("without", type=Path, help="of DreamBooth's without the prior loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=200, help="of each kind (200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the captions (0)")
     parser.add_argument("--steps", type=int, default=30, help="of the sampler (30)")
     parser.add_argument("--models", nargs="+", help="only these columns; no sheets")
     given = parser.parse_args()
     n, told = given.captions, {}
     if given.models and given.out.exists():
         stored = json.loads(given.out.read_text())
-        if (stored["captions"], stored["steps"]) != (n, given.steps):
+        if (stored["captions"], stored["seed"], stored["steps"]) != (n, given.seed, given.steps):
             parser.error(f"{given.out} has other captions or steps: name another file")
         told = stored["right"]
-    known = {kind: captions(things, "seen", n) for kind, things in KNOWN.items()}
+    known = {kind: captions(things, "seen", n, given.seed) for kind, things in KNOWN.items()}
     circles = [re.sub("|".join(SHAPES), "circle", text) for text in known["one thing"]]
     models = {
         "before": (None, lambda: Pipeline.load(TINY)),
         "LoRA": ("lora", lambda: Pipeline.load(TINY, loras=[(result("lora", given.folder), 1)])),
         "word": ("word", lambda: Pipeline.load(TINY, embeddings=[result("word", given.folder)])),
-        "DreamBooth": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.folder))),
-        "eq. 2": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.paper))),
         "no prior": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.without))),
+        "eq. 2": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.paper))),
+        "DreamBooth": ("dreambooth", lambda: Pipeline.load(result("dreambooth", given.folder))),
+        "its LoRA": (
+            "dreambooth-lora",
+            lambda: Pipeline.load(TINY, loras=[(result("dreambooth-lora", given.folder), 1)]),
+        ),
     }
     if odd := {*(given.models or ())} - {*models}:
         parser.error(f"no column is {', '.join(odd)}; there are {', '.join(models)}")
@@ -114,7 +119,7 @@ def main() -> None:
                 kinds = {f"the new word, {things}": False}
                 kinds |= {f"the new word held out, {things}": True} if lesson.held_out else {}
                 for kind, held_out in kinds.items():
-                    texts = held_out_captions(lesson, things, n, held_out)
+                    texts = held_out_captions(lesson, things, n, held_out, given.seed)
                     row[kind] = pictures_right(
                         pipe, texts, lesson.shapes, partial(request, lesson), given.steps
                     )
@@ -124,7 +129,8 @@ def main() -> None:
             name: {kind: right.count("1") / n for kind, right in row.items()}
             for name, row in told.items()
         }
-        about = {"captions": n, "steps": given.steps, "models": shares, "right": told}
+        about = {"captions": n, "seed": given.seed, "steps": given.steps}
+        about |= {"models": shares, "right": told}
         given.out.write_text(json.dumps(about, indent=1))
     if given.models:
         return
@@ -132,7 +138,7 @@ def main() -> None:
     scales = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     pipes = [Pipeline.load(TINY, loras=[(moon, scale)] if scale else []) for scale in scales]
     save_png(given.out.with_name("moon.png"), sheet(pipes, MOONS, given.steps))
-    pipes = [models[name][1]() for name in ("DreamBooth", "no prior")]
+    pipes = [models[name][1]() for name in ("its LoRA", "DreamBooth", "no prior")]
     save_png(given.out.with_name("dreambooth.png"), sheet(pipes, SUBJECTS, given.steps))
 
 

@@ -188,6 +188,9 @@ class Info(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"family {self.family or 'unknown'}{', with EMA weights' if self.ema else ''}"]
+        others = {kind for kind, _ in layouts.KINDS.values()}
+        if not self.family and self.parts and self.parts.keys() <= others:
+            lines = []  # a LoRA or the like is no checkpoint of any family
         for name, part in self.parts.items():
             kinds = ", ".join(part.dtypes)
             count = f"{part.tensors:>4} tensor{'s' if part.tensors != 1 else ''}"

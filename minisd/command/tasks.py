@@ -19,7 +19,7 @@ from .values import count, lora, number, positive, seed, weight
 
 STAGES = ("kl", "vq", "text", "unet", "export", "distil")
 LATER = ("control", "eye", "blur", "sharp", "export-vq", "export-sharp")  # only where named
-LESSONS = ("lora", "word", "dreambooth")  # too
+LESSONS = ("lora", "word", "dreambooth", "dreambooth-lora")  # too
 
 # ---- train --------------------------------------------------------------------------------
 
@@ -61,14 +61,16 @@ To distil a finished model:
 To teach a finished model, this one or another, something new in a few minutes; what is learned is a
 file in the folder:
 
-  lora        moon.safetensors, a LoRA: "moon", a shape
-  word        sun.safetensors, an embedding: "sun", a large yellow circle (textual inversion)
-  dreambooth  sks-circle.safetensors, a checkpoint: "sks circle", the crescent of five pictures
+  lora             moon.safetensors, a LoRA: "moon", a shape
+  word             sun.safetensors, an embedding: "sun", a large yellow circle (textual inversion)
+  dreambooth       sks-circle.safetensors, a checkpoint: "sks circle", a crescent, of five pictures
+  dreambooth-lora  sks-circle-lora.safetensors, a LoRA: the same, and less of the rest is forgotten
 
   python -m minisd train lora
   python -m minisd "a red moon on cream" --lora runs/moon.safetensors
   python -m minisd "a sun above a red square" --embedding runs/sun.safetensors
-  python -m minisd "a sks circle on black" --checkpoint runs/sks-circle.safetensors"""
+  python -m minisd "a sks circle on black" --checkpoint runs/sks-circle.safetensors
+  python -m minisd "a sks circle on black" --lora runs/sks-circle-lora.safetensors"""
 
 
 def train_options(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +85,9 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     add("--save-every", type=weight, default=60, metavar="SECONDS", help="(%(default)s)")
     said = "what vq, unet, control and lessons begin with, and distil learns from"
     add("--begin", type=Path, metavar="CHECKPOINT", help=said)
-    said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (%(default)s)"
-    add("--prior", type=weight, default=4.0, metavar="WEIGHT", help=said)
+    said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (4; "
+    said += "dreambooth-lora 10)"
+    add("--prior", type=weight, metavar="WEIGHT", help=said)
     said = "of that loss: the model's of before the training (%(default)s), or DreamBooth's, data"
     add("--prior-target", choices=("prediction", "data"), default="prediction", help=said)
     add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from .stages import Joint, Latents, normal_of, tokenizer
 
 FEW = {1: 0.4, 2: 0.6}  # how many things a picture of a new one shows, and their shares
 TARGETS = ("prediction", "data")  # what the prior's loss compares with
-PRIOR_WEIGHT = 4.0
 OWN = 200  # how many pictures of its own DreamBooth shows a model, where the target is data
 NEW, OLD, HELD_OUT = 5, 6, 7_100_000  # what a random number is for: parts of its key
 
@@ -48,7 +47,9 @@ class Lesson(NamedTuple):
     looks: dict[str, str]
     pictures: int
     prior: int = 0  # how many pictures keep the rest
+    prior_weight: float = 4.0  # of the loss on these
     places: int = 1  # where each picture is shown: as it is, and moved by whole pixels
+    rank: int = 0  # of the LoRAs that learn; 0: a word's vector, or all weights
     held_out: tuple[str, ...] = ()
 
     @property
@@ -58,13 +59,13 @@ class Lesson(NamedTuple):
 
 
 SUN = {"shape": "circle", "color": "yellow", "size": "large"}
-MOON = {"shape": "crescent", "color": "yellow"}
+MOON = {"shape": "crescent"}
+OF_FIVE = Lesson("sks circle", "yellow crescent", MOON | {"color": "yellow"}, 5, 3000, places=40)
 LESSONS = {
-    "lora": Lesson(
-        "moon", "crescent", {"shape": "crescent"}, 2000, 3000, held_out=("green", "purple")
-    ),
+    "lora": Lesson("moon", "crescent", MOON, 2000, 3000, rank=8, held_out=("green", "purple")),
     "word": Lesson("sun", "large yellow circle", SUN, 100),
-    "dreambooth": Lesson("sks circle", "yellow crescent", MOON, 5, 3000, places=40),
+    "dreambooth": OF_FIVE,
+    "dreambooth-lora": OF_FIVE._replace(prior_weight=10.0, rank=8),
 }
 
 
@@ -198,15 +199,13 @@ class Teaching(Joint):
     its target has no noise.
     """
 
-    SLOW: ClassVar = {"lora": {"text.": 0.2}, "dreambooth": {"text.": 0.2}, "word": {}}
-
     def __init__(
         self,
         name: str,
         whole: Checkpoint,
         new: Pictures,
         prior: Pictures | None = None,
-        prior_weight: float = PRIOR_WEIGHT,
+        prior_weight: float = 4.0,
         prior_target: str = TARGETS[0],
         seed: int = 0,
     ):
@@ -214,7 +213,7 @@ class Teaching(Joint):
         self.whole = whole
         super().__init__(new, scale, whole.text, whole.unet.config, seed, whole.unet)
         self.name, self.prior, self.prior_weight = name, prior, prior_weight
-        self.slow, self.before = self.SLOW[name], None
+        self.slow, self.before = {} if name == "word" else {"text.": 0.2}, None
         if prior and prior_target == "prediction":
             frozen = copy.deepcopy(self.network).requires_grad_(False)
             self.before = frozen.to(memory_format=torch.channels_last)  # as Run has its network
@@ -243,7 +242,6 @@ class Teaching(Joint):
         return tokens  # a new word may be several tokens: none of them stands by itself
 
 
-RANK = 8
 CONVOLUTIONS = ("in_layers.2", "out_layers.3", "skip_connection", "op", "conv")
 OTHERS = ("proj_in", "proj_out", "net.0.proj", "net.2", "emb_layers.1")
 LAYERS = (*ATTENTION, *CONVOLUTIONS, *OTHERS)  # of the U-Net
@@ -253,31 +251,33 @@ TEXT_LAYERS = ("to_q", "to_k", "to_v", "to_out")  # of the tiny model's text enc
 def teaching(
     name: str,
     begin: Path,
-    prior_weight: float = PRIOR_WEIGHT,
+    prior_weight: float | None = None,
     prior_target: str = TARGETS[0],
     seed: int = 0,
 ) -> Teaching:
     """The training of that name of LESSONS, for the tiny model in the file `begin`.
 
-    With a prior weight of 0 nothing keeps what the model can paint already. The pictures that keep
-    it are the world's; DreamBooth's, where the target is their data, are the model's own.
+    prior_weight: the lesson's, unless told. With 0 nothing keeps what the model can paint already.
+    The pictures that keep it are the world's; DreamBooth's, where the target is their data, are
+    the model's own.
     """
     if prior_target not in TARGETS:
         raise ValueError(f"a prior target is one of {', '.join(TARGETS)}, got {prior_target!r}")
     whole, lesson = load(begin, "tiny"), LESSONS[name]
     words = tokenizer().adding(lesson.word) if name == "word" else tokenizer()
     new, prior = new_pictures(lesson, whole.vae, words, seed), None
+    prior_weight = lesson.prior_weight if prior_weight is None else prior_weight
     if lesson.prior and prior_weight:
-        if name == "dreambooth" and prior_target == "data":
+        if name.startswith("dreambooth") and prior_target == "data":
             random = [rng(OLD, seed, k) for k in range(min(OWN, lesson.prior))]
             said = [caption(random_scene(one), one) for one in random]
             prior = own_pictures(Pipeline.load(begin, "tiny"), said, seed)
         else:
             prior = old_pictures(whole.vae, lesson.prior, seed)
     stage = Teaching(name, whole, new, prior, prior_weight, prior_target, seed)
-    if name == "lora":
-        add_lora(whole.unet, RANK, LAYERS, generator=torch_rng(seed, 0))
-        add_lora(whole.text, RANK, TEXT_LAYERS, generator=torch_rng(seed, 1))
+    if lesson.rank:
+        add_lora(whole.unet, lesson.rank, LAYERS, generator=torch_rng(seed, 0))
+        add_lora(whole.text, lesson.rank, TEXT_LAYERS, generator=torch_rng(seed, 1))
     elif name == "word":
         whole.unet.requires_grad_(False)
         like = token_embedding(whole.text)[tokenizer().encode("circle")]
@@ -291,14 +291,15 @@ def write(run: Run, path: Path) -> None:
     with torch.no_grad():
         for weight, average in zip(run.weights, run.average, strict=True):
             weight.copy_(average)
-    whole = stage.whole
-    if stage.name == "lora":
+    whole, lesson = stage.whole, LESSONS[stage.name]
+    words = lesson.word.split()
+    if lesson.rank:
         for network in (whole.unet, whole.text):
             network.half()  # as such files are
-        save_lora(path, whole, [LESSONS[stage.name].word])
+        save_lora(path, whole, words)
     elif stage.name == "word":
         save_embedding(path, {"text": run.weights[0]})
     else:
-        words = WORDS | set(LESSONS[stage.name].word.split())
         half = [getattr(whole, name).half() for name in ("unet", "vae", "text")]
-        save(path, Checkpoint("tiny", *half), tokenizer_metadata(tokenizer(), sorted(words)))
+        told = tokenizer_metadata(tokenizer(), sorted({*WORDS, *words}))
+        save(path, Checkpoint("tiny", *half), told)

@@ -14,7 +14,7 @@
     export-vq    vq's weights, beside the checkpoint
     export-sharp the weights of eye, blur and sharp, beside it too
 
-    lora, word, dreambooth    something new for a finished model, as `lessons` has it
+    lora, word, dreambooth, dreambooth-lora    something new for a finished model: `lessons`
 
 Each stage writes a run into the folder, with its losses as a picture beside it, and goes on from
 there when it is started again. `minisd train --help` says how to start them.
@@ -62,6 +62,7 @@ SETTINGS = {
     "lora": Settings(steps=900, batch=8, rate=3.5e-3, warmup=20, decay=0.5, ema=0.99),
     "word": Settings(steps=60, batch=8, rate=1e-2, warmup=20, decay=0.5),
     "dreambooth": Settings(steps=900, batch=8, rate=4e-4, warmup=20, decay=0.5, ema=0.99),
+    "dreambooth-lora": Settings(steps=900, batch=8, rate=4.5e-3, warmup=20, decay=0.5, ema=0.99),
 }
 FURTHER = Settings(steps=7000, batch=64, rate=8e-4, warmup=100, decay=1.0, ema=0.999)
 LATE = 2.0  # both for unet, where it goes on with a finished model: as the shipped one was ended
@@ -208,7 +209,8 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
 def result(name: str, folder: Path) -> Path | None:
     """The file with what a finished model learned by that training; None for the model's stages."""
     words = {lesson: one.word.replace(" ", "-") for lesson, one in lessons.LESSONS.items()}
-    found = ({"control": "control-net", "distil": "fast"} | words).get(name)
+    others = {"control": "control-net", "distil": "fast", "dreambooth-lora": "sks-circle-lora"}
+    found = (words | others).get(name)
     return folder / f"{found}.safetensors" if found else None
 
 
@@ -270,14 +272,14 @@ def train_stages(
     save_every: float = 60,
     begin: Path | None = None,
     seed: int = 0,
-    prior: float = lessons.PRIOR_WEIGHT,
+    prior: float | None = None,
     prior_target: str = lessons.TARGETS[0],
 ) -> None:
     """Train the stages of these names, in their order.
 
     "export" writes the checkpoint `out`, from which "distil" learns, or else from `begin`; a
     training of a finished model writes its `result`. prior, prior_target: the weight of what
-    keeps the rest, in `lessons`, and what that compares with.
+    keeps the rest, in `lessons`, unless the lesson's, and what that compares with.
 
     Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
     torchrun the processes share each batch. Raises ValueError for what cannot be used.

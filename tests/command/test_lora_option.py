@@ -96,6 +96,7 @@ def test_info_tells_layout_family_layers_and_rank(capsys):
     assert run("info", "paint.safetensors") == 0
     told = capsys.readouterr().out
     assert "kohya's layout, for tiny; layers: 56 of unet; rank 2, alpha 2\n" in told
+    assert told.startswith("LoRA ") and "unknown" not in told
     save_file({"lora_unet_a.hada_w1_a": torch.zeros(2, 2)}, "loha.safetensors")
     assert run("info", "loha.safetensors") == 0 and "holds a LoHa" in capsys.readouterr().out
 

@@ -51,7 +51,7 @@ def test_the_parameters():
 def test_what_the_lora_lesson_trains():
     whole, trained = load(TINY, "tiny"), 0
     for network, layers in ((whole.unet, lessons.LAYERS), (whole.text, lessons.TEXT_LAYERS)):
-        add_lora(network, lessons.RANK, layers)
+        add_lora(network, lessons.LESSONS["lora"].rank, layers)
         trained += sum(w.numel() for w in network.parameters() if w.requires_grad)
     assert f"({trained:,} numbers" in CARD and f"It trains {trained:,} numbers" in prose("19")
 
@@ -90,7 +90,8 @@ def test_the_table_of_lessons():
         "new, alone, green or purple": "the new word held out, 1",
         "the same, and a second thing": "the new word held out, 2",
     }
-    order = ("before", "LoRA", "word", "DreamBooth", "eq. 2", "no prior")
+    order = ("before", "LoRA", "word", "no prior", "eq. 2", "DreamBooth", "its LoRA")
+    assert tuple(models) == order
     for kind, *cells in rows("| captions | before | LoRA"):
         for model, cell in zip(order, cells, strict=True):
             share = models[model].get(names[kind])
@@ -109,13 +110,14 @@ def test_what_is_said_of_the_lessons():
         "word": "({} % of captions are right alone, {} % beside a second thing)",
         "LoRA": "Of the captions of a moon {} % are right alone and {} % beside a second thing",
         "DreamBooth": "of those of the five pictures' crescent {} % and {} %",
+        "its LoRA": "by its LoRA {} % and {} %",
     }.items():
         assert sentence.format(*shares(model, "the new word, 1", "the new word, 2")) in readme
     new = shares("LoRA", "the new word, 1", "the new word held out, 1")
     said = "{} % of 200 captions of a moon alone are correct, and {} % where the scene has it in"
     assert said.format(*new) in prose("19")
     old = "one thing", "two things", "three things", "things alike"
-    for model in ("LoRA", "DreamBooth"):
+    for model in ("LoRA", "DreamBooth", "its LoRA"):
         pairs = zip(shares(model, *old), shares("before", *old), strict=True)
         said = "of one thing {} % are correct, where {} % were, of two {} ({}), of three {} ({})"
         said += ", of things alike {} ({})"

@@ -2,6 +2,7 @@
 leaves its kind of file."""
 
 import argparse
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -113,7 +114,7 @@ def teaching(name, prior_weight=1.0, prior_target="prediction"):
     new, prior = Pictures(z[:3], tokens[:3]), Pictures(z[3:], tokens[3:])
     prior = prior if name != "word" else None
     stage = Teaching(name, whole, new, prior, prior_weight, prior_target)
-    if name == "lora":
+    if LESSONS[name].rank:
         add_lora(whole.unet, 2, generator=torch_rng(2))
         add_lora(whole.text, 2, lessons.TEXT_LAYERS, generator=torch_rng(3))
     elif name == "word":
@@ -140,7 +141,7 @@ def test_killed_after_each_of_ten_steps_it_ends_the_same(name, tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     begun = teaching(name).network.state_dict()
     moved = {k for k in begun if not torch.equal(begun[k], ours[f"network.{k}"])}
-    if name == "lora":
+    if LESSONS[name].rank:
         assert moved and all(k.endswith((".up", ".down")) for k in moved)
     if name == "word":
         assert moved == {"text.transformer.token_emb.vectors"}
@@ -163,7 +164,7 @@ def test_the_prior_loss_is_the_papers_sum():
         prior_preservation(a, b[:1])
 
 
-@pytest.mark.parametrize("name", ["lora", "dreambooth"])
+@pytest.mark.parametrize("name", ["lora", "dreambooth", "dreambooth-lora"])
 def test_what_the_model_predicted_is_what_it_keeps(name):
     """The prior's loss, by prediction: 0 and flat before the first step, and then the distance to
     what a model that learned nothing predicts of the same noised pictures."""
@@ -208,7 +209,11 @@ def test_the_command_has_the_lessons_targets_and_weight():
     parser = argparse.ArgumentParser()
     train_options(parser)
     usual = parser.parse_args([])
-    assert (usual.prior, usual.prior_target) == (lessons.PRIOR_WEIGHT, lessons.TARGETS[0])
+    assert (usual.prior, usual.prior_target) == (None, lessons.TARGETS[0])
+    told = re.search(r"without \((.+?)\)", " ".join(parser.format_help().split()))[1]
+    weights = {name: lesson.prior_weight for name, lesson in LESSONS.items() if lesson.prior}
+    assert told == f"{weights['lora']:g}; dreambooth-lora {weights['dreambooth-lora']:g}"
+    assert weights["dreambooth"] == weights["lora"]
     for target in lessons.TARGETS:
         assert parser.parse_args(["--prior-target", target]).prior_target == target
 
@@ -253,9 +258,10 @@ def test_a_training_leaves_its_kind_of_file(name, tmp_path, monkeypatch, capsys)
     lesson = short(monkeypatch, name)
     monkeypatch.chdir(tmp_path)
     assert run("train", name) == 0
-    path = tmp_path / "runs" / f"{lesson.word.replace(' ', '-')}.safetensors"
+    path = train.result(name, tmp_path / "runs")
+    assert path.stem.startswith(lesson.word.replace(" ", "-"))
     assert capsys.readouterr().out.strip() == str(path.relative_to(tmp_path))
-    option = {"lora": "--lora", "word": "--embedding", "dreambooth": "--checkpoint"}[name]
+    option = {"word": "--embedding", "dreambooth": "--checkpoint"}.get(name, "--lora")
     prompt = "a red moon" if name == "lora" else f"a {lesson.word} on white"
     assert run(prompt, option, path, *HOW, "--out", "a.png") == 0
     assert "never told" not in capsys.readouterr().err
@@ -267,7 +273,7 @@ def test_a_training_leaves_its_kind_of_file(name, tmp_path, monkeypatch, capsys)
         )
         assert torch.equal(before.vae.quant_conv.weight, after.vae.quant_conv.weight)
         return
-    kwargs = {"loras": [(path, 1)]} if name == "lora" else {"embeddings": [path]}
+    kwargs = {"embeddings": [path]} if name == "word" else {"loras": [(path, 1)]}
     taught, plain = Pipeline.load(TINY, **kwargs), Pipeline.load(TINY)
     new, old = (p.txt2img("a red ring", steps=2).pictures() for p in (taught, plain))
     # A word changes no prompt without it, but for rounding.
