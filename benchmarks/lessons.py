@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("without", type=Path, help="of DreamBooth's without the prior loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=200, help="of each kind (200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the captions (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the captions (0); the noise stays")
     parser.add_argument("--steps", type=int, default=30, help="of the sampler (30)")
     parser.add_argument("--models", nargs="+", help="only these columns; no sheets")
     given = parser.parse_args()

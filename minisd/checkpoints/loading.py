@@ -179,7 +179,8 @@ class PartInfo(NamedTuple):
 
 class Info(NamedTuple):
     """What a checkpoint is. family is None where the keys do not tell it; then the parts are named
-    by the first word of their keys. Keys that belong to no network stand under "other"."""
+    by what the file is instead, such as "LoRA", or by the first word of their keys. Keys that
+    belong to no network stand under "other"."""
 
     family: str | None
     parts: dict[str, PartInfo]
@@ -187,10 +188,9 @@ class Info(NamedTuple):
     metadata: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"family {self.family or 'unknown'}{', with EMA weights' if self.ema else ''}"]
-        others = {kind for kind, _ in layouts.KINDS.values()}
-        if not self.family and self.parts and self.parts.keys() <= others:
-            lines = []  # a LoRA or the like is no checkpoint of any family
+        ema = ", with EMA weights" if self.ema else ""
+        beside = self.parts and self.parts.keys() <= {"LoRA", "inversion", "ControlNet"}
+        lines = [] if beside else [f"family {self.family or 'unknown'}{ema}"]
         for name, part in self.parts.items():
             kinds = ", ".join(part.dtypes)
             count = f"{part.tensors:>4} tensor{'s' if part.tensors != 1 else ''}"

@@ -85,10 +85,11 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     add("--save-every", type=weight, default=60, metavar="SECONDS", help="(%(default)s)")
     said = "what vq, unet, control and lessons begin with, and distil learns from"
     add("--begin", type=Path, metavar="CHECKPOINT", help=said)
-    said = "of the loss that keeps what lora's and dreambooth's model can; 0: without (4; "
-    said += "dreambooth-lora 10)"
+    said = "of the loss that keeps the rest, in lora, dreambooth and dreambooth-lora; "
+    said += "0: without it (4; dreambooth-lora 10)"
     add("--prior", type=weight, metavar="WEIGHT", help=said)
-    said = "of that loss: the model's of before the training (%(default)s), or DreamBooth's, data"
+    said = "what that loss compares with: what the model predicted before (%(default)s), or the "
+    said += "data, which for DreamBooth are 200 pictures that the model paints"
     add("--prior-target", choices=("prediction", "data"), default="prediction", help=said)
     add("--seed", type=seed, default=0, help="of what they draw; another one for each --begin")
     add("--out", type=Path, default=Path("tiny.safetensors"), help="export's (%(default)s)")

@@ -205,7 +205,7 @@ class Teaching(Joint):
         whole: Checkpoint,
         new: Pictures,
         prior: Pictures | None = None,
-        prior_weight: float = 4.0,
+        prior_weight: float = 1.0,
         prior_target: str = TARGETS[0],
         seed: int = 0,
     ):
@@ -213,7 +213,8 @@ class Teaching(Joint):
         self.whole = whole
         super().__init__(new, scale, whole.text, whole.unet.config, seed, whole.unet)
         self.name, self.prior, self.prior_weight = name, prior, prior_weight
-        self.slow, self.before = {} if name == "word" else {"text.": 0.2}, None
+        self.slow = {} if name == "word" else {"text.": 0.2}
+        self.before = None
         if prior and prior_target == "prediction":
             frozen = copy.deepcopy(self.network).requires_grad_(False)
             self.before = frozen.to(memory_format=torch.channels_last)  # as Run has its network
@@ -268,7 +269,7 @@ def teaching(
     new, prior = new_pictures(lesson, whole.vae, words, seed), None
     prior_weight = lesson.prior_weight if prior_weight is None else prior_weight
     if lesson.prior and prior_weight:
-        if name.startswith("dreambooth") and prior_target == "data":
+        if lesson.word == OF_FIVE.word and prior_target == "data":
             random = [rng(OLD, seed, k) for k in range(min(OWN, lesson.prior))]
             said = [caption(random_scene(one), one) for one in random]
             prior = own_pictures(Pipeline.load(begin, "tiny"), said, seed)

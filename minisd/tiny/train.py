@@ -209,8 +209,8 @@ def export(folder: Path, path: Path, scenes: int = SCENES, begin: Path | None = 
 def result(name: str, folder: Path) -> Path | None:
     """The file with what a finished model learned by that training; None for the model's stages."""
     words = {lesson: one.word.replace(" ", "-") for lesson, one in lessons.LESSONS.items()}
-    others = {"control": "control-net", "distil": "fast", "dreambooth-lora": "sks-circle-lora"}
-    found = (words | others).get(name)
+    words["dreambooth-lora"] += "-lora"  # dreambooth has the same word
+    found = ({"control": "control-net", "distil": "fast"} | words).get(name)
     return folder / f"{found}.safetensors" if found else None
 
 
@@ -278,8 +278,9 @@ def train_stages(
     """Train the stages of these names, in their order.
 
     "export" writes the checkpoint `out`, from which "distil" learns, or else from `begin`; a
-    training of a finished model writes its `result`. prior, prior_target: the weight of what
-    keeps the rest, in `lessons`, unless the lesson's, and what that compares with.
+    training of a finished model writes its `result`. prior: the weight of the loss that
+    keeps the rest; None: the lesson's own. prior_target: what that loss compares with, one of
+    lessons.TARGETS.
 
     Each goes on from the run that the folder has of it. steps: instead of the stages' own. Under
     torchrun the processes share each batch. Raises ValueError for what cannot be used.

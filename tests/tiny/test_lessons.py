@@ -210,7 +210,7 @@ def test_the_command_has_the_lessons_targets_and_weight():
     train_options(parser)
     usual = parser.parse_args([])
     assert (usual.prior, usual.prior_target) == (None, lessons.TARGETS[0])
-    told = re.search(r"without \((.+?)\)", " ".join(parser.format_help().split()))[1]
+    told = re.search(r"without it \((.+?)\)", " ".join(parser.format_help().split()))[1]
     weights = {name: lesson.prior_weight for name, lesson in LESSONS.items() if lesson.prior}
     assert told == f"{weights['lora']:g}; dreambooth-lora {weights['dreambooth-lora']:g}"
     assert weights["dreambooth"] == weights["lora"]
