@@ -216,6 +216,14 @@ def test_the_command_has_the_lessons_targets_and_weight():
     assert weights["dreambooth"] == weights["lora"]
     for target in lessons.TARGETS:
         assert parser.parse_args(["--prior-target", target]).prior_target == target
+    assert f"are {lessons.OWN} pictures" in " ".join(parser.format_help().split())
+
+
+def test_no_training_replaces_what_another_has_learned(tmp_path):
+    """Two lessons have the same word, and each a file of its own."""
+    paths = [path for name in train.SETTINGS if (path := train.result(name, tmp_path))]
+    assert len({*paths}) == len(paths) >= len(LESSONS)
+    assert not {*paths} & {tmp_path / f"{name}.safetensors" for name in train.SETTINGS}
 
 
 # ---- the commands -------------------------------------------------------------------------
